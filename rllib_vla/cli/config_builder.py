@@ -1,0 +1,283 @@
+"""Plain ``config`` mappings -> checked `AlgorithmConfig` objects."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+from rllib_vla.cli import search_space
+from rllib_vla.cli.config_schema import RENAMED, Argument, ConfigSchema
+from rllib_vla.cli.problems import KeyPath, did_you_mean, nearest
+from rllib_vla.cli.value_types import ValueTypeError, check_value
+
+Report = Callable[[KeyPath, str], None]
+
+_SUPPRESS_HINT = re.compile(r"\s*To suppress all validation errors, set.*", re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Assignment:
+    """One setting with the value a user gave it.
+
+    Attributes:
+        argument: What is set.
+        value: The value, possibly a search space or with some inside.
+        path: Where it was written.
+    """
+
+    argument: Argument
+    value: Any
+    path: KeyPath
+
+
+class ConfigBuilder:
+    """Collects settings for one algorithm, reports what is wrong with them and builds config objects.
+
+    Args:
+        algo_class: The RLlib `Algorithm`.
+        report: Called with (path, message) for every mistake.
+    """
+
+    def __init__(self, algo_class: type, report: Report):
+        self._algo_class = algo_class
+        self._schema = ConfigSchema(algo_class.get_default_config())
+        self._user_report = report
+        self._assignments: dict[str, Assignment] = {}
+        self._num_problems = 0
+
+    def add(self, mapping: dict, path: KeyPath) -> None:
+        """Adds settings written as fluent sections, flat keys, or both.
+
+        Args:
+            mapping: The content of a ``config`` key.
+            path: Where `mapping` stands in its document.
+        """
+        for assignment in self._read(mapping, path):
+            self._add(assignment)
+
+    def set(self, key: str, value: Any, path: KeyPath) -> None:
+        """Adds one setting by its flat key."""
+        self.add({key: value}, path)
+
+    def override(self, key: str, value: Any, path: KeyPath) -> None:
+        """Sets a flat key, whatever was said about it before (command-line options)."""
+        for assignment in self._read({key: value}, path):
+            self._assignments[assignment.argument.attribute] = assignment
+
+    def is_set(self, key: str) -> bool:
+        """Whether a setting was given, by its flat key."""
+        argument = self._schema.resolve(key)
+        return argument is not None and argument.attribute in self._assignments
+
+    def build(self) -> AlgorithmConfig:
+        """Returns the config to hand to Tune: search spaces are Tune objects inside.
+
+        Mistakes are reported; the settings they concern are left out.
+        """
+        config = self._apply(list(self._assignments.values()))
+        for search_config in self._validated_points():
+            self._check_sentinels(search_config)
+        return config
+
+    def first_point(self) -> AlgorithmConfig:
+        """Returns a config without search spaces: the first alternative of each."""
+        return self._apply(self._at(next(search_space.points(self._searches()))))
+
+    def _report(self, path: KeyPath, message: str) -> None:
+        self._num_problems += 1
+        self._user_report(path, message)
+
+    def _add(self, assignment: Assignment) -> None:
+        attribute = assignment.argument.attribute
+        earlier = self._assignments.get(attribute)
+        if earlier is not None:
+            name = ".".join(map(str, earlier.path[-2:]))
+            self._report(assignment.path, f"sets the same thing as '{name}'; keep one of the two")
+            return
+        self._assignments[attribute] = assignment
+
+    def _read(self, mapping: Any, path: KeyPath) -> list[Assignment]:
+        if not isinstance(mapping, dict):
+            self._report(path, "expected a mapping of settings")
+            return []
+        result = []
+        for key, value in mapping.items():
+            key_path = (*path, key)
+            if key in self._schema.sections and not self._schema.resolve(str(key)):
+                result += self._read_section(key, value, key_path)
+            elif key in self._schema.sections and isinstance(value, dict):
+                # "framework" and the like name both a section and a key in it.
+                result += self._read_section(key, value, key_path)
+            else:
+                result += self._read_key(None, key, value, key_path)
+        return result
+
+    def _read_section(self, section: str, value: Any, path: KeyPath) -> list[Assignment]:
+        if value is None:
+            return []
+        if not isinstance(value, dict):
+            self._report(path, "is a section: expected a mapping of its settings")
+            return []
+        if search_space.sampler_of(value):
+            self._report(path, "a section cannot be searched as a whole; search its settings one by one")
+            return []
+        return [a for key, item in value.items() for a in self._read_key(section, key, item, (*path, key))]
+
+    def _read_key(self, section: str | None, key: Any, value: Any, path: KeyPath) -> list[Assignment]:
+        argument = self._schema.resolve(key, section) if isinstance(key, str) else None
+        if argument is None:
+            self._report(path, self._unknown(section, key))
+            return []
+        checked = self._checked(Assignment(argument, value, path))
+        return [] if checked is None else [checked]
+
+    def _unknown(self, section: str | None, key: Any) -> str:
+        where = f" in section '{section}'" if section else ""
+        if key in RENAMED:
+            return f"has a new name: '{RENAMED[key]}'"
+        if section and (elsewhere := self._schema.resolve(str(key))) and elsewhere.section:
+            return f"unknown key{where}; it belongs to section '{elsewhere.section}'"
+        if key in self._schema.deprecated:
+            return "was removed from RLlib" + (f"; {did_you_mean(key, self._schema.candidates(section))}")
+        if section and not nearest(key, self._schema.candidates(section)):
+            match = nearest(key, self._schema.flat)
+            if match and (other := self._schema.flat[match].section):
+                return f"unknown key{where}; did you mean '{match}' (section '{other}')?"
+        return f"unknown key{where}; {did_you_mean(key, self._schema.candidates(section))}"
+
+    def _checked(self, assignment: Assignment) -> Assignment | None:
+        """Returns the assignment with its value converted to the annotated type, None after a report."""
+        value, argument, path = assignment.value, assignment.argument, assignment.path
+        before = self._num_problems
+        searches = search_space.find_searches(value, lambda at, message: self._report((*path, *at), message))
+        if self._num_problems > before:
+            return None
+        if argument.name == "evaluation_config" and isinstance(value, dict):
+            return dataclasses.replace(assignment, value=self._overrides(value, path))
+        for point in search_space.points(searches):
+            try:
+                converted = check_value(search_space.replace(value, point), argument.annotation)
+            except ValueTypeError as error:
+                self._report(path, str(error))
+                return None
+        return assignment if searches else dataclasses.replace(assignment, value=converted)
+
+    def _overrides(self, value: dict, path: KeyPath) -> dict[str, Any]:
+        """Returns ``evaluation_config`` as the attribute overrides that RLlib applies without any check."""
+        return {a.argument.attribute: a.value for a in self._read(value, path)}
+
+    def _validated_points(self) -> list[AlgorithmConfig]:
+        """Runs the config's own `validate()` on concrete configs; returns those it accepted."""
+        had_problems = self._num_problems > 0
+        accepted, seen = [], set()
+        for point in search_space.points(self._searches()):
+            config = self._apply(self._at(point))
+            if self._num_problems > 0 and not had_problems:
+                return accepted  # A setter refused a value; validation would only repeat it.
+            try:
+                _quietly(copy.deepcopy(config).validate)
+            except Exception as error:
+                message = _SUPPRESS_HINT.sub("", str(error)).strip() or type(error).__name__
+                path = self._blame(message)
+                # With other mistakes in the file, an error without a key may be just a consequence of them.
+                if message not in seen and (path or not had_problems):
+                    seen.add(message)
+                    self._user_report(path, message + _describe_point(point))
+                continue
+            accepted.append(config)
+        self._num_problems += len(seen)
+        return accepted
+
+    def _blame(self, message: str) -> KeyPath:
+        """Returns the path of the setting that an error message speaks of (the first one it names)."""
+        words = re.findall(r"[A-Za-z_][A-Za-z0-9_]*", message)
+        for word in words:
+            for assignment in self._assignments.values():
+                if word in (assignment.argument.name, assignment.argument.attribute):
+                    return assignment.path
+        for word in words:
+            for assignment in self._assignments.values():
+                if isinstance(assignment.value, dict) and word in assignment.value:
+                    return (*assignment.path, word)
+        return ()
+
+    def _check_sentinels(self, config: AlgorithmConfig) -> None:
+        """Refuses -1: RLlib drops such values when a trial starts, as if they had not been given."""
+        for assignment in self._assignments.values():
+            value = getattr(config, assignment.argument.attribute, None)
+            if isinstance(value, int | float) and not isinstance(value, bool) and value == -1:
+                message = "-1 is RLlib's internal mark for 'not given' and would be ignored"
+                self._report(assignment.path, f"{message}; write null or another value")
+
+    def _searches(self) -> list[search_space.Search]:
+        tree = {attribute: assignment.value for attribute, assignment in self._assignments.items()}
+        return search_space.find_searches(tree, lambda path, message: None)
+
+    def _at(self, point: dict[KeyPath, Any]) -> list[Assignment]:
+        """Returns all assignments with concrete values in place of search spaces."""
+        result = []
+        for attribute, assignment in self._assignments.items():
+            inner = {path[1:]: value for path, value in point.items() if path[0] == attribute}
+            if inner:
+                value = check_value(
+                    search_space.replace(assignment.value, inner), assignment.argument.annotation
+                )
+                assignment = dataclasses.replace(assignment, value=value)
+            result.append(assignment)
+        return result
+
+    def _apply(self, assignments: list[Assignment]) -> AlgorithmConfig:
+        config = self._algo_class.get_default_config()
+        sections: dict[str | None, list[Assignment]] = {}
+        for assignment in assignments:
+            sections.setdefault(assignment.argument.section, []).append(assignment)
+        for section, members in sections.items():
+            arguments = {}
+            for member in members:
+                value = _to_tune(copy.deepcopy(member.value))
+                # A setter could not make sense of a search space in place of its value.
+                if section is None or search_space.sampler_of(member.value):
+                    setattr(config, member.argument.attribute, value)
+                else:
+                    arguments[member.argument.name] = value
+            if arguments:
+                self._call_section(config, section, arguments, members)
+        return config
+
+    def _call_section(
+        self, config: AlgorithmConfig, section: str, arguments: dict[str, Any], members: list[Assignment]
+    ) -> None:
+        try:
+            _quietly(lambda: getattr(config, section)(**arguments))
+        except Exception as error:
+            paths = [
+                member.path for member in members if re.search(rf"\b{member.argument.name}\b", str(error))
+            ]
+            self._report(paths[0] if paths else members[0].path, f"refused by '{section}': {error}")
+
+
+def _to_tune(value: Any) -> Any:
+    searches = search_space.find_searches(value, lambda path, message: None)
+    return search_space.replace(value, {search.path: search.to_tune() for search in searches})
+
+
+def _describe_point(point: dict[KeyPath, Any]) -> str:
+    if not point:
+        return ""
+    values = ", ".join(f"{path[-1]}={value}" for path, value in point.items())
+    return f" (at {values})"
+
+
+def _quietly(function: Callable[[], Any]) -> Any:
+    """Calls `function` without RLlib's remarks about API stacks and installed packages."""
+    logging.disable(logging.WARNING)
+    try:
+        return function()
+    finally:
+        logging.disable(logging.NOTSET)
