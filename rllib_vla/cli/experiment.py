@@ -41,7 +41,7 @@ class Experiment:
         stop: Result key (nested keys joined by "/") -> value at which a trial ends.
         num_samples: How often the search space is sampled (grids are run this many times).
         checkpoints: See `CheckpointSettings`.
-        storage_path: Absolute path of the directory that holds experiment directories.
+        storage_path: Where experiment directories go: an absolute local path or a remote URI.
         resources_per_trial: Overrides the algorithm's own resource request; None keeps it.
         max_failures: How often a failed trial is restarted from its last checkpoint; -1 without limit.
         restore: Checkpoint from which every trial starts.
@@ -59,7 +59,7 @@ class Experiment:
     config: AlgorithmConfig
     example_config: AlgorithmConfig
     stop: dict[str, Any]
-    storage_path: Path
+    storage_path: str
     num_samples: int = 1
     checkpoints: CheckpointSettings = dataclasses.field(default_factory=CheckpointSettings)
     resources_per_trial: dict[str, float] | None = None
