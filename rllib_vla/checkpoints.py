@@ -46,9 +46,7 @@ def verify_checkpoint(checkpoint_dir: str | Path) -> None:
         if not path.is_file():
             raise CheckpointError(f"{path} is missing. {remedy}")
         if path.stat().st_size != entry["bytes"]:
-            raise CheckpointError(
-                f"{path} is truncated: {path.stat().st_size} of {entry['bytes']} bytes. {remedy}"
-            )
+            raise CheckpointError(f"{path} is truncated: {path.stat().st_size} of {entry['bytes']} bytes. {remedy}")
         if _crc32(path) != entry["crc32"]:
             raise CheckpointError(f"{path} is damaged (checksum differs). {remedy}")
 

@@ -44,6 +44,22 @@ def sample(
     return bins, gather(log_probs, bins)
 
 
+def sample_by_inverse_cdf(log_probs: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw one bin per token with given noise, so that a draw can be repeated whatever batch it is part of.
+
+    Args:
+        log_probs: ``[B, N, 256]``.
+        uniforms: ``[B, N] float32`` in [0, 1), one per token.
+
+    Returns:
+        Bins ``[B, N] int64``: the first whose cumulative probability exceeds the uniform number.
+    """
+    cumulative = log_probs.exp().cumsum(dim=-1)
+    # Rounding may leave the last cumulative value short of 1; scaling the noise keeps every draw inside.
+    threshold = uniforms.unsqueeze(-1) * cumulative[..., -1:]
+    return (cumulative <= threshold).sum(dim=-1).clamp(max=log_probs.shape[-1] - 1)
+
+
 def token_log_probs(logits: Tensor, bins: Tensor, temperature: float) -> Tensor:
     """Log-probabilities ``[B, N] float32`` of given `bins` ``[B, N]`` at temperature T."""
     return gather(log_probs_from_logits(logits, temperature), bins)

@@ -145,9 +145,7 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         """Uses the learner's module instead of an own copy (runner and learner in one process)."""
         self.module = module
         self._device = device
-        self._env_to_module = self.config.build_env_to_module_connector(
-            spaces=self.get_spaces(), device=device
-        )
+        self._env_to_module = self.config.build_env_to_module_connector(spaces=self.get_spaces(), device=device)
 
     # --- RLlib's EnvRunner interface ----------------------------------------------------------------------------
 
@@ -167,13 +165,10 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         The algorithm itself uses `sample_groups`; this method is RLlib's generic interface.
         """
         if random_actions or num_timesteps is not None:
-            raise ValueError(
-                "GroupEnvRunner.sample() plays whole episodes of the policy: pass `num_episodes`."
-            )
+            raise ValueError("GroupEnvRunner.sample() plays whole episodes of the policy: pass `num_episodes`.")
         scenes = list_scenes(self.config.env, "train", self.config.env_config.get("tasks"))
         requests = [
-            GroupRequest(i, scenes[i % len(scenes)], 1, self.config.seed or 0)
-            for i in range(num_episodes or 1)
+            GroupRequest(i, scenes[i % len(scenes)], 1, self.config.seed or 0) for i in range(num_episodes or 1)
         ]
         return [m.episode for m in self.evaluate_scenes(requests, explore=explore) if m.error is None]
 
@@ -199,9 +194,7 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         cfg = self.config
         env_config = cfg.get_simulator_config()
         if cfg.num_simulators_per_env_runner == 0:
-            self.pool = InProcessSimulatorPool(
-                cfg.env, env_config, slots_per_simulator=cfg.num_envs_per_simulator
-            )
+            self.pool = InProcessSimulatorPool(cfg.env, env_config, slots_per_simulator=cfg.num_envs_per_simulator)
         else:
             self.pool = ActorSimulatorPool(
                 cfg.env,
@@ -324,9 +317,7 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         episodes = [episode for group in groups for episode in group.episodes]
         if not episodes:
             return []
-        self._group_pipeline(
-            rl_module=self.module, batch={}, episodes=episodes, shared_data={}, metrics=self.metrics
-        )
+        self._group_pipeline(rl_module=self.module, batch={}, episodes=episodes, shared_data={}, metrics=self.metrics)
         kept = {episode.custom_data["group_id"] for episode in episodes}
         return [group for group in groups if group.request.group_id in kept]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from policies.openvla_oft.sampling import log_probs_from_logits, sample_by_inverse_cdf
+from policies.openvla_oft.sampling import gather, greedy, log_probs_from_logits, sample_by_inverse_cdf
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.annotations import override
@@ -56,7 +56,7 @@ class OpenVLAOFTRLModule(TorchRLModule, DefaultGRPORLModule):
     @override(TorchRLModule)
     def _forward_inference(self, batch: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
         """Greedy decoding."""
-        return {Columns.ACTIONS: self.action_logits(batch).argmax(dim=-1)}
+        return {Columns.ACTIONS: greedy(self.action_logits(batch))}
 
     @override(TorchRLModule)
     def _forward_exploration(self, batch: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
@@ -65,7 +65,7 @@ class OpenVLAOFTRLModule(TorchRLModule, DefaultGRPORLModule):
         tokens = sample_by_inverse_cdf(log_probs, batch[SAMPLING_UNIFORMS])
         return {
             Columns.ACTIONS: tokens,
-            Columns.ACTION_LOGP: log_probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1),
+            Columns.ACTION_LOGP: gather(log_probs, tokens),
         }
 
     @override(TorchRLModule)

@@ -211,9 +211,7 @@ class GRPO(Algorithm):
 
     def _handle_failed_round(self, errors: list[str]) -> None:
         self._failed_rounds += 1
-        cause = (
-            "; ".join(sorted(set(errors))) or "the runners died or did not answer within `sample_timeout_s`"
-        )
+        cause = "; ".join(sorted(set(errors))) or "the runners died or did not answer within `sample_timeout_s`"
         if self._failed_rounds >= MAX_FAILED_ROUNDS:
             raise RuntimeError(
                 f"No environment runner could sample in {self._failed_rounds} rounds in a row. Cause: {cause}"
@@ -247,9 +245,7 @@ class GRPO(Algorithm):
             if self._shares_module():
                 self.env_runner.weights_seq_no = self.num_updates
             else:
-                self.env_runner_group.sync_weights(
-                    from_worker_or_learner_group=self.learner_group, inference_only=True
-                )
+                self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
 
     def _shares_module(self) -> bool:
         """Whether runner and learner live in this process and use one copy of the model."""
@@ -268,8 +264,7 @@ class GRPO(Algorithm):
             names.NUM_GROUPS_CARRIED_OVER: len(self.carried_over),
             names.ENV_STEPS_PER_SECOND: self._sampled(NUM_ENV_STEPS_SAMPLED) / sample_s,
             names.TRAJECTORIES_PER_SECOND: self._sampled(names.NUM_TRAJECTORIES) / sample_s,
-            names.MODEL_CALLS_PER_SECOND: self._sampled((NUM_MODULE_STEPS_SAMPLED, DEFAULT_MODULE_ID))
-            / sample_s,
+            names.MODEL_CALLS_PER_SECOND: self._sampled((NUM_MODULE_STEPS_SAMPLED, DEFAULT_MODULE_ID)) / sample_s,
         }
         for name, value in sampling.items():
             log((names.SAMPLING_RESULTS, name), value, window=1)
@@ -298,8 +293,7 @@ class GRPO(Algorithm):
             "num_updates": self.num_updates,
             "results_at_start": self._results_at_start,
             "carried_over": [
-                (ray.get(g.episodes), g.group_id, g.weights_seq_no, g.num_model_calls)
-                for g in self.carried_over
+                (ray.get(g.episodes), g.group_id, g.weights_seq_no, g.num_model_calls) for g in self.carried_over
             ],
         }
         return state
@@ -312,9 +306,7 @@ class GRPO(Algorithm):
             self.scene_sampler.set_state(own["scene_sampler"])
             self.num_updates = own["num_updates"]
             self._results_at_start = own["results_at_start"]
-            self.carried_over = deque(
-                StoredGroup(ray.put(episodes), *rest) for episodes, *rest in own["carried_over"]
-            )
+            self.carried_over = deque(StoredGroup(ray.put(episodes), *rest) for episodes, *rest in own["carried_over"])
 
     @override(Algorithm)
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -170,9 +170,7 @@ class GRPOConfig(AlgorithmConfig):
                 `shuffle_batch_per_epoch`, ...
         """
         super().training(**kwargs)
-        settings = {
-            name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")
-        }
+        settings = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
         return self._set_provided(settings)
 
     @override(AlgorithmConfig)
@@ -202,9 +200,7 @@ class GRPOConfig(AlgorithmConfig):
             **kwargs: RLlib's own settings: `num_env_runners`, `num_gpus_per_env_runner`, `sample_timeout_s`, ...
         """
         super().env_runners(**kwargs)
-        settings = {
-            name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")
-        }
+        settings = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
         return self._set_provided(settings)
 
     @override(AlgorithmConfig)
@@ -238,9 +234,7 @@ class GRPOConfig(AlgorithmConfig):
             **kwargs: RLlib's own settings: `evaluation_interval`, ...
         """
         super().evaluation(**kwargs)
-        settings = {
-            name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")
-        }
+        settings = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
         return self._set_provided(settings)
 
     def _set_provided(self, settings: dict[str, Any]) -> "GRPOConfig":
@@ -347,9 +341,7 @@ class GRPOConfig(AlgorithmConfig):
         pieces = []
         if self.dynamic_sampling:
             pieces.append(GroupOutcomeFilter(low=self.success_rate_low, high=self.success_rate_high))
-        pieces.append(
-            GroupRelativeAdvantages(estimator=self.advantage_estimator, epsilon=self.advantage_epsilon)
-        )
+        pieces.append(GroupRelativeAdvantages(estimator=self.advantage_estimator, epsilon=self.advantage_epsilon))
         return ConnectorPipelineV2(connectors=pieces)
 
     @override(AlgorithmConfig)

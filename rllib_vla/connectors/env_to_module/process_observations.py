@@ -26,9 +26,7 @@ class ProcessObservations(ConnectorV2):
         instructions: All instructions of the suite.
     """
 
-    def __init__(
-        self, input_observation_space=None, input_action_space=None, *, instructions: list[str], **kwargs
-    ):
+    def __init__(self, input_observation_space=None, input_action_space=None, *, instructions: list[str], **kwargs):
         super().__init__(input_observation_space, input_action_space, **kwargs)
         self.instructions = instructions
         self._prompt_length: int | None = None
@@ -47,18 +45,12 @@ class ProcessObservations(ConnectorV2):
         raw = [episode.get_observations(-1) for episode in episodes]
         policy = rl_module.policy
         proprio = [o["proprio"] for o in raw] if policy.config.use_proprio else None
-        processed = policy.processor(
-            [o["image"] for o in raw], [o["instruction"] for o in raw], proprio=proprio
-        )
+        processed = policy.processor([o["image"] for o in raw], [o["instruction"] for o in raw], proprio=proprio)
         if self._prompt_length is None:
             self._prompt_length = max(len(policy.processor.prompt_ids(text)) for text in self.instructions)
         padding = ((0, 0), (0, max(0, self._prompt_length - processed[INPUT_IDS].shape[1])))
-        processed[INPUT_IDS] = np.pad(
-            processed[INPUT_IDS], padding, constant_values=policy.config.pad_token_id
-        )
+        processed[INPUT_IDS] = np.pad(processed[INPUT_IDS], padding, constant_values=policy.config.pad_token_id)
         processed[ATTENTION_MASK] = np.pad(processed[ATTENTION_MASK], padding)
         for i, episode in enumerate(episodes):
-            episode.set_observations(
-                at_indices=-1, new_data={key: values[i] for key, values in processed.items()}
-            )
+            episode.set_observations(at_indices=-1, new_data={key: values[i] for key, values in processed.items()})
         return batch

@@ -87,9 +87,7 @@ class GroupRelativeAdvantages(ConnectorV2):
     ) -> dict[str, Any]:
         for members in by_group(episodes).values():
             returns = np.array([SUCCESS_REWARD * member.custom_data["success"] for member in members])
-            for member, advantage in zip(
-                members, group_advantages(returns, self.estimator, self.epsilon), strict=True
-            ):
+            for member, advantage in zip(members, group_advantages(returns, self.estimator, self.epsilon), strict=True):
                 column = np.full(len(member), advantage, np.float32)
                 member.extra_model_outputs[Columns.ADVANTAGES] = InfiniteLookbackBuffer(column)
         return batch

@@ -61,9 +61,7 @@ class AddTokenWeights(ConnectorV2):
             if self.loss_aggregation == "trajectory":
                 weights = weights / max(weights.sum(), 1.0)
             num_rows = len(episode)
-            self.add_n_batch_items(
-                batch, TOKEN_WEIGHT, weights, num_items=num_rows, single_agent_episode=episode
-            )
+            self.add_n_batch_items(batch, TOKEN_WEIGHT, weights, num_items=num_rows, single_agent_episode=episode)
             self.add_n_batch_items(
                 batch,
                 TRAJECTORY_INDEX,

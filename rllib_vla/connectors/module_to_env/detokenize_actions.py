@@ -27,9 +27,7 @@ class DetokenizeActions(ConnectorV2):
             simulator wants LIBERO's (-1 = open, +1 = closed).
     """
 
-    def __init__(
-        self, input_observation_space=None, input_action_space=None, *, libero_gripper: bool = True, **kwargs
-    ):
+    def __init__(self, input_observation_space=None, input_action_space=None, *, libero_gripper: bool = True, **kwargs):
         super().__init__(input_observation_space, input_action_space, **kwargs)
         self.libero_gripper = libero_gripper
 
@@ -53,9 +51,7 @@ class DetokenizeActions(ConnectorV2):
         return batch
 
     def _to_simulator(self, bins: np.ndarray, policy: OpenVLAOFTPolicy) -> np.ndarray:
-        chunk = policy.action_tokenizer.decode(bins).reshape(
-            policy.config.chunk_size, policy.config.action_dim
-        )
+        chunk = policy.action_tokenizer.decode(bins).reshape(policy.config.chunk_size, policy.config.action_dim)
         chunk = policy.action_normalizer.unnormalize(chunk)
         if self.libero_gripper:
             chunk = libero_gripper_to_env(chunk)

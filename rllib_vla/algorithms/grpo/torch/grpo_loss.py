@@ -63,11 +63,6 @@ def clipped_policy_loss(
     return TokenLosses(loss, ratio, is_clipped & (advantages < 0), is_clipped & (advantages > 0))
 
 
-def categorical_entropy(log_probs: torch.Tensor) -> torch.Tensor:
-    """Entropy in nats of categorical distributions; [..., K] log-probabilities -> [...]."""
-    return -(log_probs.exp() * log_probs).sum(dim=-1)
-
-
 def categorical_kl(log_probs: torch.Tensor, reference_log_probs: torch.Tensor) -> torch.Tensor:
     r"""Exact :math:`KL(\pi \| \pi_{ref})` in nats; [..., K] log-probabilities -> [...].
 

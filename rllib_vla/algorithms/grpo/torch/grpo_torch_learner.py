@@ -16,11 +16,12 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.torch_utils import convert_to_torch_tensor
 from ray.rllib.utils.typing import ModuleID
 
+from policies.openvla_oft.sampling import entropy as token_entropy
+from policies.openvla_oft.sampling import gather
 from rllib_vla import metrics as names
 from rllib_vla.algorithms.grpo.default_grpo_rl_module import ALL_LOG_PROBS
 from rllib_vla.algorithms.grpo.grpo_learner import GRPOLearner
 from rllib_vla.algorithms.grpo.torch.grpo_loss import (
-    categorical_entropy,
     categorical_kl,
     clipped_policy_loss,
 )
@@ -63,9 +64,7 @@ class GRPOTorchLearner(TorchLearner, GRPOLearner):
             eps=config.adam_epsilon,
             weight_decay=config.weight_decay,
         )
-        self.register_optimizer(
-            module_id=module_id, optimizer=optimizer, params=params, lr_or_lr_schedule=config.lr
-        )
+        self.register_optimizer(module_id=module_id, optimizer=optimizer, params=params, lr_or_lr_schedule=config.lr)
 
     @override(TorchLearner)
     def get_parameters(self, module) -> list[torch.nn.Parameter]:
@@ -173,7 +172,7 @@ class GRPOTorchLearner(TorchLearner, GRPOLearner):
         """The share of the minibatch's loss that this micro-batch contributes."""
         log_probs = fwd_out[ALL_LOG_PROBS]
         weight, mask = batch[TOKEN_WEIGHT], batch[TOKEN_MASK]
-        logp = log_probs.gather(-1, batch[Columns.ACTIONS].long().unsqueeze(-1)).squeeze(-1)
+        logp = gather(log_probs, batch[Columns.ACTIONS])
         old_logp = batch[Columns.ACTION_LOGP]
 
         token = clipped_policy_loss(
@@ -186,11 +185,11 @@ class GRPOTorchLearner(TorchLearner, GRPOLearner):
         )
         loss = token.policy_loss
         if config.entropy_coeff > 0:
-            entropy = categorical_entropy(log_probs)
+            entropy = token_entropy(log_probs)
             loss = loss - config.entropy_coeff * entropy
         else:
             with torch.no_grad():
-                entropy = categorical_entropy(log_probs)
+                entropy = token_entropy(log_probs)
         if config.kl_coeff > 0:
             with torch.no_grad():
                 reference = self._reference[module_id].forward_train(batch)[ALL_LOG_PROBS]
@@ -215,9 +214,7 @@ class GRPOTorchLearner(TorchLearner, GRPOLearner):
         """Clips and applies the gradients, or skips the step if anything is not finite."""
         gradients = {ref: p.grad for ref, p in self._params.items() if p.grad is not None}
         gradients = self.postprocess_gradients(gradients)
-        is_finite = bool(torch.isfinite(total_loss)) and all(
-            bool(torch.isfinite(g).all()) for g in gradients.values()
-        )
+        is_finite = bool(torch.isfinite(total_loss)) and all(bool(torch.isfinite(g).all()) for g in gradients.values())
         if dist.is_initialized():
             flag = torch.tensor(float(is_finite), device=self._device)
             dist.all_reduce(flag, op=dist.ReduceOp.MIN)
@@ -258,15 +255,10 @@ class GRPOTorchLearner(TorchLearner, GRPOLearner):
 
 def _index_rows(rows: dict[str, Any], index: torch.Tensor) -> dict[str, Any]:
     """Selects rows of a (nested) dict of tensors; contiguous selections are views, not copies."""
-    if (
-        len(index)
-        and int(index[-1]) - int(index[0]) + 1 == len(index)
-        and bool((index[1:] > index[:-1]).all())
-    ):
+    if len(index) and int(index[-1]) - int(index[0]) + 1 == len(index) and bool((index[1:] > index[:-1]).all()):
         selection = slice(int(index[0]), int(index[-1]) + 1)
     else:
         selection = index
     return {
-        key: _index_rows(value, index) if isinstance(value, dict) else value[selection]
-        for key, value in rows.items()
+        key: _index_rows(value, index) if isinstance(value, dict) else value[selection] for key, value in rows.items()
     }
