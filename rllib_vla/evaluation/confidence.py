@@ -15,7 +15,7 @@ def wilson_interval(num_successes: int, num_episodes: int, z: float = Z_95) -> t
 
     Args:
         num_successes: k, from 0 to n.
-        num_episodes: n, at least 1. Repeats of one scene with a greedy policy are the same episode: count it once.
+        num_episodes: n, at least 1. Greedy repeats of one scene are one episode: count it once.
         z: Normal quantile of the wanted coverage.
 
     Returns:

@@ -12,16 +12,16 @@ from envs.base import Scene
 class EvaluationProtocol:
     """A fixed list of episodes; two evaluations of the same protocol can be compared episode by episode.
 
-    The default split is the held-out one: training never sees those initial states. (The reference evaluates on
-    the states that it trains on, spec section 1.1; ``split="train"`` gives that.)
+    The default split is the held-out one: training never sees those initial states. (The reference evaluates
+    on the states that it trains on, spec section 1.1; ``split="train"`` gives that.)
 
     Attributes:
         suite: Name of the suite.
         split: ``eval`` (held out) or ``train``.
         tasks: Names of the tasks; None takes the whole suite.
         num_scenes_per_task: The first n initial states of each task; None takes all (50).
-        repeats: Episodes per scene. More than one says something about sampled actions only: a greedy policy in
-            a deterministic simulator repeats itself.
+        repeats: Episodes per scene. More than one says something about sampled actions only: a greedy policy
+            in a deterministic simulator repeats itself.
     """
 
     suite: str

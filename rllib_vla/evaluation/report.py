@@ -116,9 +116,9 @@ class EvaluationReport:
             "|---|---:|---:|---:|---:|---:|",
         ]
         for name, s in [*self.per_task.items(), ("**all**", self.overall)]:
-            steps = "–" if s.mean_steps_success is None else f"{s.mean_steps_success:.1f}"
+            steps = "-" if s.mean_steps_success is None else f"{s.mean_steps_success:.1f}"
             lines.append(
-                f"| {name} | {100 * s.success_rate:.1f} % | {100 * s.low:.1f} – {100 * s.high:.1f} % "
+                f"| {name} | {100 * s.success_rate:.1f} % | {100 * s.low:.1f} to {100 * s.high:.1f} % "
                 f"| {s.num_episodes} | {s.mean_steps:.1f} | {steps} |"
             )
         if self.num_simulator_failures:

@@ -1,8 +1,8 @@
-"""Image augmentation of supervised fine-tuning: random resized crop, then colour jitter, on a whole batch at once.
+"""Image augmentation of supervised fine-tuning: random resized crop and colour jitter of a whole batch.
 
 The released OpenVLA-OFT checkpoints were trained with a random resized crop of area 0.9 (aspect ratio 1),
-brightness +-0.2, contrast and saturation 0.8 to 1.2 and hue +-0.05 (spec section 7). Evaluation then takes the
-centre crop of the same area, so that an object has the same size in training and in use.
+brightness +-0.2, contrast and saturation 0.8 to 1.2 and hue +-0.05 (spec section 7). Evaluation then takes
+the centre crop of the same area, so that an object has the same size in training and in use.
 
 Two deliberate differences, both for speed on a CPU: saturation and hue act linearly (a blend with the grey
 image, a rotation about the grey axis) instead of through HSV, so that all four colour operations of an image

@@ -39,7 +39,7 @@ class SFTConfig:
         policy: Overrides of the preset's configuration.
         num_steps: Optimizer steps.
         batch_size: Windows per optimizer step.
-        micro_batch_size: Windows per forward and backward pass (gradients are accumulated); None is the batch.
+        micro_batch_size: Windows per forward and backward pass (gradients add up); None is the batch.
         lr: Peak learning rate.
         betas: AdamW's moment decay rates.
         weight_decay: AdamW's decoupled weight decay (matrices only: no norms, biases or embeddings).
@@ -49,8 +49,8 @@ class SFTConfig:
         decay_at: Share of the steps after which ``constant_then_decay`` decays.
         final_lr_fraction: Last learning rate as a share of the peak.
         grad_clip: Largest global gradient norm.
-        ema_decay: Decay per step of an exponential moving average of the weights, which is then what is saved;
-            None saves the last weights.
+        ema_decay: Decay per step of an exponential moving average of the weights, which is then what is
+            saved; None saves the last weights.
         augmentation: Image augmentation.
         precision: ``float32``, or ``bfloat16`` autocast over float32 weights.
         save_dtype: Type of the weights in the final checkpoint.
@@ -167,7 +167,7 @@ def _build(cls: type, values: dict[str, Any], prefix: str) -> Any:
 
 
 def _convert(hint: Any, value: Any, key: str) -> Any:
-    """Checks `value` against a type hint; numbers such as 5e-4, which YAML 1.1 reads as text, become floats."""
+    """Checks `value` against a type hint; numbers such as 5e-4, text in YAML 1.1, become floats."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         if value is None:
             return None

@@ -51,8 +51,8 @@ def read_libero_hdf5(
 ) -> list[Demonstration]:
     """Reads the demonstrations of one task from a file in LIBERO's HDF5 layout.
 
-    LIBERO stores frames rotated by 180 degrees (OpenGL's bottom-up rows, then mirrored by its viewer); they are
-    rotated back here, which is what ``frame[::-1, ::-1]`` does in every OpenVLA evaluation script.
+    LIBERO stores frames rotated by 180 degrees; they are rotated back here, which is what
+    ``frame[::-1, ::-1]`` does in every OpenVLA evaluation script.
 
     Args:
         path: ``<task>_demo.hdf5``.
@@ -88,8 +88,8 @@ def load_demonstrations(
     """Reads a subset of the demonstrations of several tasks.
 
     Which demonstrations are taken depends on the seed and on the task's own name only: adding a task changes
-    nothing for the others, and ``n`` demonstrations are always part of the ``m > n`` of the same seed, so that
-    a data-scarcity curve compares nested sets. One demonstration per task is the paper's "traj1" setting.
+    nothing for the others, and ``n`` demonstrations are always part of the ``m > n`` of the same seed, so
+    that a data-scarcity curve compares nested sets. One per task is the paper's "traj1" setting.
 
     Args:
         directory: Folder with one ``<task>_demo.hdf5`` per task.
@@ -145,7 +145,7 @@ def _read_demo(group: h5py.Group, task: str, instruction: str, camera: str) -> D
 
 
 def _instruction(data: h5py.Group, where: str) -> str:
-    """The language instruction in the ``problem_info`` attribute (a list of words in some LIBERO releases)."""
+    """The instruction in the ``problem_info`` attribute (a list of words in some LIBERO releases)."""
     if "problem_info" not in data.attrs:
         raise DemonstrationError(f"{where}:/data has no attribute 'problem_info'")
     info = json.loads(data.attrs["problem_info"])

@@ -4,9 +4,9 @@ The loss is the mean cross-entropy of the C*D action tokens over the 256 action 
 (spec section 7) is a cross-entropy over the whole vocabulary (32,064 ids) at those positions plus the stop
 token. The two differ in two ways that do not reach the policy that RL trains:
 
-* RL samples from the softmax restricted to the 256 action ids and never looks at the others, so the restricted
-  cross-entropy is the likelihood of exactly that distribution. The full one adds the term
-  ``-log P(some action id)``, which a model learns within its first steps and which then has no gradient.
+* RL samples from the softmax restricted to the 256 action ids and never looks at the others, so the
+  restricted cross-entropy is the likelihood of exactly that distribution. The full one adds the term
+  ``-log P(some action id)``, which a model learns in its first steps and which then has no gradient.
 * The stop token is never sampled: the number of action tokens is fixed by the architecture.
 
 What it saves: logits are computed for 256 ids instead of the vocabulary, at the action positions only.
@@ -64,8 +64,8 @@ class SFTTrainer:
     """Trains a policy on windows of demonstrations.
 
     Every random number of step k (which windows, how they are augmented) depends on the seed and k only. So a
-    run that was interrupted and resumed gives the same weights as one that was not, and the training state needs
-    no generator states.
+    run that was interrupted and resumed gives the same weights as one that was not, and the training state
+    needs no generator states.
 
     Args:
         config: Settings.
@@ -181,7 +181,7 @@ class SFTTrainer:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        """Exponential moving average, with a decay that rises from 0.1 so that the first steps are forgotten."""
+        """Moving average whose decay rises from 0.1, so that the first steps are soon forgotten."""
         if self.ema:
             decay = min(self.config.ema_decay, (1.0 + self.step) / (10.0 + self.step))
             for name, parameter in self._averaged():
@@ -220,7 +220,7 @@ class SFTTrainer:
 
 
 def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
-    """Weight decay for matrices only: it would pull norm gains, biases and embeddings towards zero for nothing."""
+    """Weight decay for matrices only: pulling norm gains, biases and embeddings to zero helps nobody."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     decayed = [p for name, p in named if p.ndim >= 2 and "embed" not in name]
     ids = {id(p) for p in decayed}

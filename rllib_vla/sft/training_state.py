@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-# Settings that may differ between the run that stopped and the one that continues: none of them changes a number.
+# Settings that may differ between the run that stopped and the one that continues: none changes a number.
 _FREE_KEYS = ("demos_dir", "output_dir", "log_every_steps", "checkpoint_every_steps", "save_dtype", "device")
 
 

@@ -28,8 +28,8 @@ def test_task_without_success_has_an_interval_and_no_successful_length(report):
 def test_markdown_has_a_row_per_task_and_one_for_all(report):
     rows = [line for line in report.to_markdown().splitlines() if line.startswith("|")][2:]
     assert [row.split("|")[1].strip() for row in rows] == ["lift", "push", "**all**"]
-    assert "| 80.0 % | 49.0 – 94.3 % | 10 | 36.8 | 30.0 |" in rows[0]
-    assert rows[1].endswith("| 64.0 | – |")
+    assert "| 80.0 % | 49.0 to 94.3 % | 10 | 36.8 | 30.0 |" in rows[0]
+    assert rows[1].endswith("| 64.0 | - |")
 
 
 def test_saved_report_reads_back_the_same(report, tmp_path):

@@ -53,5 +53,5 @@ def test_filmstrip_of_a_short_episode_repeats_nothing(tmp_path):
     ],
 )
 def test_frames_that_are_no_video_are_refused(tmp_path, frames):
-    with pytest.raises(ValueError, match="[Ff]rames"):
+    with pytest.raises(ValueError, match=r"[Ff]rames"):
         write_video(tmp_path / "episode.mp4", frames)

@@ -8,7 +8,7 @@ import pytest
 
 
 def write_demo_file(path, instruction, lengths, *, size=16, seed=0):
-    """Writes demonstrations of the given lengths; the upper left pixel of upright frame t of demo i is (i, t, 0)."""
+    """Writes demonstrations of the given lengths; pixel (0, 0) of upright frame t of demo i is (i, t, 0)."""
     rng = np.random.default_rng(seed)
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
