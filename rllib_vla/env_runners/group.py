@@ -79,15 +79,17 @@ class Member:
         self._tokens_per_control_step = tokens_per_control_step
         self._decision: dict[str, np.ndarray] | None = None
         self.episode = SingleAgentEpisode()
-        self.episode.custom_data = {
-            "group_id": request.group_id,
-            "member": index,
-            "scene": request.scene,
-            "seed": request.seed,
-            "weights_seq_no": weights_seq_no,
-            "num_control_steps": 0,
-            "success": False,
-        }
+        self.episode.custom_data.update(
+            {
+                "group_id": request.group_id,
+                "member": index,
+                "scene": request.scene,
+                "seed": request.seed,
+                "weights_seq_no": weights_seq_no,
+                "num_control_steps": 0,
+                "success": False,
+            }
+        )
 
     @property
     def success(self) -> bool:

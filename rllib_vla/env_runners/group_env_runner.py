@@ -31,6 +31,7 @@ from ray.rllib.utils.metrics import (
 )
 
 from envs import list_scenes
+from policies.openvla_oft.configuration import NUM_ACTION_BINS
 from rllib_vla import metrics as names
 from rllib_vla.env_runners.group import CollectedGroup, GroupRequest, Member
 from rllib_vla.env_runners.rollout import play
@@ -179,8 +180,7 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
     @override(EnvRunner)
     def get_spaces(self):
         env_spaces = self.config.get_environment_spaces()
-        policy_config = self.module.policy.config
-        tokens = MultiDiscrete([policy_config.n_action_bins] * policy_config.num_action_tokens)
+        tokens = MultiDiscrete([NUM_ACTION_BINS] * self.module.policy.config.num_action_tokens)
         return {
             INPUT_ENV_SPACES: env_spaces,
             INPUT_ENV_SINGLE_SPACES: env_spaces,

@@ -113,6 +113,7 @@ class GRPO(Algorithm):
         self.carried_over: deque[StoredGroup] = deque()
         self.num_updates = 0  # equals the learner's and the runners' weights_seq_no
         self._failed_rounds = 0
+        self._updated_this_iteration = False
         self._results_at_start: dict[str, Any] | None = None
         if self._shares_module():
             learner = self.learner_group._learner
@@ -123,6 +124,8 @@ class GRPO(Algorithm):
         if self.iteration == 0 and self.config.evaluate_at_start and self.config.evaluation_interval:
             self._results_at_start = self.evaluate()
         results = super().step()
+        if not self._updated_this_iteration:
+            results.pop(LEARNER_RESULTS, None)  # the metrics logger would report NaN for what was not logged
         if self._results_at_start is not None:
             results["evaluation_at_start"] = self._results_at_start
         return results
@@ -132,6 +135,7 @@ class GRPO(Algorithm):
         """Collects groups with contrast, makes one pass of minibatch steps over them, and syncs the weights."""
         start = time.perf_counter()
         groups = self._collect_groups()
+        self._updated_this_iteration = bool(groups)
         sampled = time.perf_counter()
         if groups:
             self._update(groups)

@@ -21,6 +21,7 @@ from rllib_vla.connectors.group.group_relative_advantages import (
 )
 from rllib_vla.connectors.learner.add_token_weights import LOSS_AGGREGATIONS, AddTokenWeights
 from rllib_vla.connectors.module_to_env.detokenize_actions import DetokenizeActions
+from rllib_vla.env_runners.group_env_runner import GroupEnvRunner
 from rllib_vla.model_path import resolve_model_path
 
 # Settings of `env_config` that choose scenes instead of configuring the simulator.
@@ -94,6 +95,7 @@ class GRPOConfig(AlgorithmConfig):
         self.evaluation_num_videos = 0
         self.evaluate_at_start = True
         # What RLlib's defaults would get wrong here.
+        self.env_runner_cls = GroupEnvRunner
         self.num_env_runners = 0
         self.num_learners = 0
         self.sample_timeout_s = None
