@@ -112,7 +112,9 @@ class ManipulationEnv(gym.Env, abc.ABC):
         finite = np.isfinite(actions)
         if not finite.all():
             step, dim = np.argwhere(~finite)[0]
-            raise ValueError(f"action {step} of the chunk is not finite: dimension {dim} is {actions[step, dim]}")
+            raise ValueError(
+                f"action {step} of the chunk is not finite: dimension {dim} is {actions[step, dim]}"
+            )
         return actions
 
 

@@ -17,7 +17,7 @@ MODEL_TIMESTEP = 0.005
 _ROBOT_PREFIXES = ("robot0_", "gripper0_")
 # Only these parts of the robot reach the table and the objects.
 _TOUCHING_PARTS = ("hand", "finger")
-_ARM_RGBA, _HAND_RGBA, _FINGER_RGBA = "0.90 0.90 0.92 1", "0.25 0.26 0.30 1", "0.12 0.12 0.14 1"
+_ARM_RGBA, _HAND_RGBA, _FINGER_RGBA = "0.90 0.90 0.92 1", "0.55 0.56 0.60 1", "0.10 0.10 0.12 1"
 _HIDDEN_GROUP = "4"
 
 
@@ -83,7 +83,13 @@ class Libero_Blocks_Manipulation(TASK_MAPPING["libero_tabletop_manipulation"]): 
     def _geom_ids(self, geoms) -> frozenset[int]:
         key = geoms if isinstance(geoms, str) else tuple(geoms) if isinstance(geoms, list) else geoms.name
         if key not in self._contact_ids:
-            names = [geoms] if isinstance(geoms, str) else geoms if isinstance(geoms, list) else geoms.contact_geoms
+            names = (
+                [geoms]
+                if isinstance(geoms, str)
+                else geoms
+                if isinstance(geoms, list)
+                else geoms.contact_geoms
+            )
             self._contact_ids[key] = frozenset(self.sim.model.geom_name2id(name) for name in names)
         return self._contact_ids[key]
 
