@@ -1,0 +1,29 @@
+"""OpenVLA-OFT with discrete action tokens, as plain PyTorch. Knows nothing of Ray or of simulators."""
+
+from policies.openvla_oft.action_tokenizer import ActionTokenizer
+from policies.openvla_oft.checkpoint import CheckpointError
+from policies.openvla_oft.configuration import OpenVLAOFTConfig, VisionTowerConfig
+from policies.openvla_oft.modeling import OpenVLAOFT
+from policies.openvla_oft.norm_stats import (
+    Normalizer,
+    compute_statistics,
+    libero_gripper_from_env,
+    libero_gripper_to_env,
+)
+from policies.openvla_oft.policy import OpenVLAOFTPolicy, load
+from policies.openvla_oft.processing import Processor
+
+__all__ = [
+    "ActionTokenizer",
+    "CheckpointError",
+    "Normalizer",
+    "OpenVLAOFT",
+    "OpenVLAOFTConfig",
+    "OpenVLAOFTPolicy",
+    "Processor",
+    "VisionTowerConfig",
+    "compute_statistics",
+    "libero_gripper_from_env",
+    "libero_gripper_to_env",
+    "load",
+]

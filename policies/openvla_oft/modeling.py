@@ -1,0 +1,196 @@
+"""OpenVLA-OFT with discrete action tokens: images and a prompt in, logits of a whole action chunk out.
+
+Sequence: ``[BOS] [patches] [proprio] [prompt] [C·D zero vectors] [stop] [padding]``. The logits of action token k
+are read one position before its slot, so the last prompt token predicts token 0 (openvla_oft, parallel decoding).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from policies.openvla_oft.configuration import NUM_ACTION_BINS, OpenVLAOFTConfig
+from policies.openvla_oft.language import LanguageModel, rotary_table
+from policies.openvla_oft.vision import LayerScale, VisionBackbone
+
+
+class Projector(nn.Module):
+    """Fused patch features to language-model embeddings (three layers, exact GELU)."""
+
+    def __init__(self, vision_dim: int, hidden_size: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(vision_dim, 4 * vision_dim)
+        self.fc2 = nn.Linear(4 * vision_dim, hidden_size)
+        self.fc3 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc3(F.gelu(self.fc2(F.gelu(self.fc1(x)))))
+
+
+class ProprioProjector(nn.Module):
+    """Normalised proprioception ``[B, P]`` to one embedding ``[B, hidden]``."""
+
+    def __init__(self, proprio_dim: int, hidden_size: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(proprio_dim, hidden_size)
+        self.fc2 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, proprio: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(proprio)))
+
+
+class OpenVLAOFT(nn.Module):
+    """The policy network. Parameter names are those of released checkpoints.
+
+    Args:
+        config: Sizes and action space.
+
+    A new model has random weights suited to training from scratch; `init_weights` draws them again.
+    """
+
+    def __init__(self, config: OpenVLAOFTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision_backbone = VisionBackbone(config)
+        self.projector = Projector(config.vision_dim, config.hidden_size)
+        if config.use_proprio:
+            self.proprio_projector = ProprioProjector(config.proprio_dim, config.hidden_size)
+        self.language_model = LanguageModel(config)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Random weights: variance-preserving linear layers, residual outputs shrunk with depth, unit LayerScale."""
+        if self.language_model.lm_head.weight.is_meta:
+            return
+        gain = self.config.initializer_gain
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                std = gain / math.sqrt(module.weight[0].numel())
+                if name.endswith((".attn.proj", ".mlp.fc2", ".o_proj", ".down_proj")):
+                    std /= math.sqrt(2 * self._stack_depth(name))
+                nn.init.normal_(module.weight, std=std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=gain)
+            elif isinstance(module, LayerScale):
+                nn.init.ones_(module.scale_factor)
+        for name, parameter in self.named_parameters():
+            if name.endswith(("pos_embed", "cls_token", "reg_token", "latent")):
+                nn.init.normal_(parameter, std=0.02 * gain)
+        # Small head: the first policy is close to uniform over the bins.
+        nn.init.normal_(self.language_model.lm_head.weight, std=0.02)
+
+    def _stack_depth(self, name: str) -> int:
+        if name.startswith("language_model"):
+            return self.config.num_hidden_layers
+        fused = name.startswith("vision_backbone.fused_featurizer")
+        return (self.config.fused_featurizer if fused else self.config.featurizer).depth
+
+    @property
+    def device(self) -> torch.device:
+        return self.language_model.lm_head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.language_model.lm_head.weight.dtype
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Recompute language-model layers in the backward pass instead of storing their activations."""
+        self.language_model.model.gradient_checkpointing = True
+
+    @torch.no_grad()
+    def check_attention(self) -> None:
+        """Prove on this model's own first layer that attention is bidirectional and blind to padding.
+
+        Raises:
+            RuntimeError: It is not (an attention kernel that ignores or replaces the mask).
+        """
+        model = self.language_model.model
+        generator = torch.Generator().manual_seed(0)
+        base = torch.randn(1, 4, self.config.hidden_size, generator=generator).to(self.device, self.dtype)
+        rotary = rotary_table(4, model.head_dim, model.rope_theta, base)
+        mask = torch.tensor([True, True, True, False], device=self.device).view(1, 1, 1, 4)
+
+        def first_position(changed: int | None) -> Tensor:
+            x = base.clone()
+            if changed is not None:
+                x[:, changed] = -x[:, changed]
+            return model.layers[0].self_attn(x, rotary, mask)[:, 0]
+
+        reference = first_position(None)
+        if torch.equal(reference, first_position(2)):
+            raise RuntimeError("attention is causal: the first position does not see the last one")
+        if not torch.equal(reference, first_position(3)):
+            raise RuntimeError("attention sees padding")
+
+    def visual_tokens(self, images: Tensor, proprio: Tensor | None) -> Tensor:
+        """``[B, n, S, S, 3] uint8`` (and ``[B, P]``) to visual tokens ``[B, num_visual_tokens, hidden]``."""
+        batch = images.shape[0]
+        features = self.vision_backbone(images.flatten(0, 1))
+        tokens = self.projector(features).reshape(batch, -1, self.config.hidden_size)
+        if not self.config.use_proprio:
+            return tokens
+        if proprio is None:
+            raise ValueError("this policy uses proprioception: pass proprio [B, P], normalised")
+        return torch.cat([tokens, self.proprio_projector(proprio.to(tokens.dtype)).unsqueeze(1)], dim=1)
+
+    def multimodal_embeds(
+        self, images: Tensor, input_ids: Tensor, attention_mask: Tensor, proprio: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Assemble the language model's input.
+
+        Returns:
+            Embeddings ``[B, S, hidden]``, number of real positions ``[B]``, and the position ``[B]`` of the last
+            prompt token, which predicts action token 0.
+        """
+        slots = self.config.num_action_tokens
+        embed = self.language_model.model.embed_tokens
+        prompt_mask = attention_mask.bool()
+        prompt_len = prompt_mask.sum(dim=1)
+        visual = self.visual_tokens(images, proprio)
+        # Slots and padding are exact zeros, so "prompt, slots, stop, padding" is the prompt extended with zeros and
+        # the stop token written at each row's own place: no row is ever permuted.
+        prompt = embed(input_ids).masked_fill(~prompt_mask.unsqueeze(-1), 0.0)
+        tail = F.pad(prompt[:, 1:], (0, 0, 0, slots + 1))
+        tail_index = torch.arange(tail.shape[1], device=tail.device)
+        is_stop = tail_index == (prompt_len - 1 + slots).unsqueeze(1)
+        stop = embed(input_ids.new_tensor(self.config.stop_token_id))
+        tail = torch.where(is_stop.unsqueeze(-1), stop, tail)
+        embeds = torch.cat([prompt[:, :1], visual.to(prompt.dtype), tail], dim=1)
+        num_visual = visual.shape[1]
+        return embeds, num_visual + prompt_len + slots + 1, num_visual + prompt_len - 1
+
+    def action_hidden(
+        self, images: Tensor, input_ids: Tensor, attention_mask: Tensor, proprio: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states ``[B, C·D, hidden]`` from which the action logits are read."""
+        embeds, num_real, first = self.multimodal_embeds(images, input_ids, attention_mask, proprio)
+        index = torch.arange(embeds.shape[1], device=embeds.device)
+        key_mask = index < num_real.unsqueeze(1)
+        if embeds.device.type == "cpu" and bool(key_mask.all()):
+            key_mask = None  # the unmasked kernel is faster; on a GPU the test itself would stall the queue
+        positions = first.unsqueeze(1) + index[: self.config.num_action_tokens]
+        return self.language_model.model(embeds, key_mask, positions)
+
+    def forward(
+        self, images: Tensor, input_ids: Tensor, attention_mask: Tensor, proprio: Tensor | None = None
+    ) -> Tensor:
+        """Logits of the action tokens of one chunk.
+
+        Args:
+            images: ``[B, n, S, S, 3] uint8``, already through the image chain; normalised here.
+            input_ids: ``[B, L] int64`` prompts with BOS, right-padded.
+            attention_mask: ``[B, L]`` bool or int, true for real prompt tokens.
+            proprio: ``[B, P]`` normalised proprioception, if the policy uses it.
+
+        Returns:
+            ``[B, C·D, 256] float32`` over bins in order of rising token id (falling action).
+        """
+        hidden = self.action_hidden(images, input_ids, attention_mask, proprio)
+        first = self.config.first_action_id
+        return F.linear(hidden, self.language_model.lm_head.weight[first : first + NUM_ACTION_BINS]).float()

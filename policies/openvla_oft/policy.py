@@ -1,0 +1,287 @@
+"""The policy as users hold it: model, processor, action tokens and statistics of one checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from policies.openvla_oft import checkpoint, sampling
+from policies.openvla_oft.action_tokenizer import ActionTokenizer
+from policies.openvla_oft.checkpoint import CheckpointError
+from policies.openvla_oft.configuration import OWN_KEY, OpenVLAOFTConfig
+from policies.openvla_oft.modeling import OpenVLAOFT
+from policies.openvla_oft.norm_stats import Normalizer, ProprioNormalizer, resolve_unnorm_key
+from policies.openvla_oft.processing import Processor
+from policies.openvla_oft.tokenization import PromptTokenizer, build_tokenizer
+
+Inputs = Mapping[str, Any]
+
+# ALOHA/RoboTwin: 14 joint values, 25 steps, min..max statistics. All other released checkpoints: LIBERO's constants.
+_ALOHA = {
+    "action_dim": 14,
+    "chunk_size": 25,
+    "action_normalization": "bounds",
+    "image_chain": "robotwin",
+    "proprio_dim": 14,
+}
+_LIBERO = {
+    "action_dim": 7,
+    "chunk_size": 8,
+    "action_normalization": "q99",
+    "image_chain": "libero",
+    "proprio_dim": 8,
+}
+
+
+class OpenVLAOFTPolicy:
+    """A model with everything needed to turn observations into actions.
+
+    Args:
+        config: Sizes and conventions.
+        model: The network.
+        tokenizer: Prompt tokenizer.
+        norm_stats: Statistics per data set.
+        unnorm_key: Which statistics to use; None is allowed as long as no physical units are asked for.
+    """
+
+    def __init__(
+        self,
+        config: OpenVLAOFTConfig,
+        model: OpenVLAOFT,
+        tokenizer: PromptTokenizer,
+        norm_stats: dict[str, Any],
+        unnorm_key: str | None = None,
+    ) -> None:
+        self.config = config
+        self.model = model
+        self.norm_stats = norm_stats
+        self.unnorm_key = unnorm_key
+        self.action_tokenizer = ActionTokenizer(config.first_action_id)
+        proprio = None
+        if config.use_proprio and unnorm_key is not None:
+            if "proprio" not in norm_stats[unnorm_key]:
+                raise CheckpointError(
+                    f"the statistics of {unnorm_key!r} have no proprio part: use_proprio=False, or add it"
+                )
+            proprio = ProprioNormalizer(norm_stats[unnorm_key]["proprio"], config.action_normalization)
+        self.processor = Processor(config, tokenizer, proprio)
+
+    @classmethod
+    def from_scratch(
+        cls,
+        config: OpenVLAOFTConfig,
+        instructions: Sequence[str],
+        norm_stats: dict[str, Any],
+        unnorm_key: str | None = None,
+    ) -> OpenVLAOFTPolicy:
+        """A policy with random weights and a tokenizer made from `instructions`.
+
+        Args:
+            config: For example ``OpenVLAOFTConfig.preset("tiny")``.
+            instructions: Every instruction the policy should know as whole words.
+            norm_stats: ``{key: compute_statistics(...)}``.
+            unnorm_key: Entry of `norm_stats`; may be left out if there is one.
+        """
+        key = resolve_unnorm_key(norm_stats, unnorm_key or config.unnorm_key)
+        tokenizer = PromptTokenizer(build_tokenizer(instructions, config), config)
+        return cls(config, OpenVLAOFT(config), tokenizer, norm_stats, key)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        unnorm_key: str | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        num_images: int | None = None,
+        use_proprio: bool | None = None,
+        **overrides: Any,
+    ) -> OpenVLAOFTPolicy:
+        """Load a released checkpoint or one of ours.
+
+        Args:
+            path: Directory, or Hugging Face hub id.
+            unnorm_key: Data set whose statistics to use, e.g. ``"libero_10"`` or ``"robotwin2_lift_pot_1k"``.
+            dtype: Of the parameters.
+            device: Of the parameters.
+            num_images: Camera images per observation (default: what the checkpoint says, else 1).
+            use_proprio: Whether to feed the state (default: what the checkpoint says, else whether it has the weights).
+            **overrides: Configuration fields that win over the checkpoint, e.g. ``chunk_size=5``.
+
+        Raises:
+            FileNotFoundError, CheckpointError, ValueError: The message says what is wrong and what to do.
+        """
+        directory = checkpoint.resolve(path)
+        checkpoint.refuse_other_heads(directory)
+        raw = checkpoint.read_json(directory / "config.json")
+        stats = checkpoint.read_statistics(directory, raw)
+        key = _choose_key(directory, raw, stats, unnorm_key)
+        values: dict[str, Any] = {}
+        if OWN_KEY not in raw:
+            values |= _released_action_space(stats, key)
+            values["use_proprio"] = raw.get("use_proprio", checkpoint.has_proprio_weights(directory))
+        if num_images is not None:
+            values["num_images"] = num_images
+        if use_proprio is not None:
+            values["use_proprio"] = use_proprio
+        config = checkpoint.config_of(directory, **(values | {"unnorm_key": key} | overrides))
+        tokenizer = PromptTokenizer.from_pretrained(directory, config)
+        with torch.device("meta"):
+            model = OpenVLAOFT(config)
+        checkpoint.load_weights(model, directory, dtype=dtype, device=device)
+        model.check_attention()
+        return cls(config, model.eval(), tokenizer, stats, key)
+
+    def save_pretrained(
+        self,
+        path: str | Path,
+        *,
+        state_dict: Mapping[str, Tensor] | None = None,
+        dtype: torch.dtype | None = None,
+        max_shard_bytes: int = checkpoint.MAX_SHARD_BYTES,
+    ) -> None:
+        """Write a directory in the released layout; it appears complete or not at all.
+
+        Args:
+            path: New directory, or one written by this method before, which is replaced.
+            state_dict: Weights to write instead of the model's own (for example gathered from shards).
+            dtype: Convert floating-point weights, e.g. to ``torch.bfloat16``.
+            max_shard_bytes: Size above which weights are split over several files.
+        """
+        state = self.model.state_dict() if state_dict is None else state_dict
+        with checkpoint.atomic_directory(path) as directory:
+            stored = dtype or next(iter(state.values())).dtype
+            config = self.config.to_dict()
+            config["torch_dtype"] = config["text_config"]["torch_dtype"] = str(stored).removeprefix("torch.")
+            checkpoint.write_json(directory / "config.json", config)
+            checkpoint.write_json(directory / checkpoint.STATISTICS, self.norm_stats)
+            checkpoint.write_json(directory / "tokenizer_config.json", _TOKENIZER_CONFIG)
+            self.processor.save_pretrained(directory)
+            checkpoint.save_weights(directory, state, dtype=dtype, max_shard_bytes=max_shard_bytes)
+
+    save = save_pretrained
+
+    @property
+    def action_normalizer(self) -> Normalizer:
+        """Map between normalised and physical actions.
+
+        Raises:
+            ValueError: The checkpoint has several statistics and none was chosen.
+        """
+        key = resolve_unnorm_key(self.norm_stats, self.unnorm_key)
+        return Normalizer(self.norm_stats[key]["action"], self.config.action_normalization)
+
+    def to_device(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Processor output as tensors on the model's device."""
+        return {key: torch.as_tensor(value).to(self.model.device) for key, value in inputs.items()}
+
+    def action_logits(self, inputs: Inputs) -> Tensor:
+        """Logits ``[B, C·D, 256] float32`` of processor output; gradients flow."""
+        return self.model(**self.to_device(inputs))
+
+    @torch.no_grad()
+    def sample(
+        self, inputs: Inputs, temperature: float, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw a chunk of action tokens; temperature 0 takes the most likely ones.
+
+        Returns:
+            Vocabulary ids ``[B, C·D] int64`` and their log-probabilities ``[B, C·D] float32`` at `temperature`
+            (at temperature 1 for greedy tokens).
+        """
+        logits = self.action_logits(inputs)
+        if temperature == 0:
+            bins = sampling.greedy(logits)
+            logps = sampling.token_log_probs(logits, bins, 1.0)
+        else:
+            bins, logps = sampling.sample(logits, temperature, generator)
+        return bins + self.config.first_action_id, logps
+
+    def log_probs(
+        self, inputs: Inputs, token_ids: Tensor | ArrayLike, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies ``[B, C·D] float32`` of given vocabulary ids; gradients flow."""
+        bins = torch.as_tensor(token_ids, device=self.model.device).long() - self.config.first_action_id
+        log_probs = sampling.log_probs_from_logits(self.action_logits(inputs), temperature)
+        return sampling.gather(log_probs, bins), sampling.entropy(log_probs)
+
+    def decode(self, token_ids: Tensor | ArrayLike) -> NDArray[np.float64]:
+        """Vocabulary ids ``[B, C·D]`` to un-normalised actions ``[B, C, D] float64``."""
+        ids = token_ids.cpu().numpy() if isinstance(token_ids, Tensor) else np.asarray(token_ids)
+        actions = self.action_tokenizer.decode_ids(ids).reshape(
+            -1, self.config.chunk_size, self.config.action_dim
+        )
+        return self.action_normalizer.unnormalize(actions)
+
+
+def load(
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    unnorm_key: str | None = None,
+    num_images: int | None = None,
+    use_proprio: bool | None = None,
+    **overrides: Any,
+) -> OpenVLAOFTPolicy:
+    """`OpenVLAOFTPolicy.from_pretrained`."""
+    return OpenVLAOFTPolicy.from_pretrained(
+        path,
+        unnorm_key,
+        dtype=dtype,
+        device=device,
+        num_images=num_images,
+        use_proprio=use_proprio,
+        **overrides,
+    )
+
+
+def _choose_key(directory: Path, raw: Inputs, stats: dict[str, Any], unnorm_key: str | None) -> str | None:
+    """The statistics to use; None if the choice can be left open."""
+    own = raw.get(OWN_KEY, {})
+    chosen = unnorm_key or own.get("unnorm_key")
+    has_file = (directory / checkpoint.STATISTICS).is_file()
+    if chosen is None and has_file and len(stats) > 1:
+        return None
+    try:
+        return resolve_unnorm_key(stats, chosen)
+    except ValueError as error:
+        remedy = (
+            ""
+            if has_file
+            else f". config.json holds only pre-training statistics. {checkpoint.STATISTICS_REMEDY}"
+        )
+        raise CheckpointError(f"{directory}: {error}{remedy}") from error
+
+
+def _released_action_space(stats: dict[str, Any], key: str | None) -> dict[str, Any]:
+    """Constants that a released checkpoint implies by the width of its action statistics."""
+    dims = {len(stats[k]["action"]["mean"]) for k in ([key] if key else stats)}
+    if len(dims) > 1:
+        raise CheckpointError(
+            f"the statistics are of actions of different widths {sorted(dims)}: pass unnorm_key"
+        )
+    (dim,) = dims
+    if dim == _ALOHA["action_dim"]:
+        return dict(_ALOHA)
+    return _LIBERO | {"action_dim": dim}
+
+
+_TOKENIZER_CONFIG = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "processor_class": "PrismaticProcessor",
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "pad_token": "<PAD>",
+    "padding_side": "right",
+    "clean_up_tokenization_spaces": False,
+    "model_max_length": 2048,
+}
