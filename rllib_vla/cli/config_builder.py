@@ -225,9 +225,7 @@ class ConfigBuilder:
         for attribute, assignment in self._assignments.items():
             inner = {path[1:]: value for path, value in point.items() if path[0] == attribute}
             if inner:
-                value = check_value(
-                    search_space.replace(assignment.value, inner), assignment.argument.annotation
-                )
+                value = check_value(search_space.replace(assignment.value, inner), assignment.argument.annotation)
                 assignment = dataclasses.replace(assignment, value=value)
             result.append(assignment)
         return result
@@ -256,9 +254,7 @@ class ConfigBuilder:
         try:
             _quietly(lambda: getattr(config, section)(**arguments))
         except Exception as error:
-            paths = [
-                member.path for member in members if re.search(rf"\b{member.argument.name}\b", str(error))
-            ]
+            paths = [member.path for member in members if re.search(rf"\b{member.argument.name}\b", str(error))]
             self._report(paths[0] if paths else members[0].path, f"refused by '{section}': {error}")
 
 

@@ -128,9 +128,7 @@ def translate(key: str) -> str:
 
 
 def _is_section(method: types.FunctionType) -> bool:
-    return any(
-        parameter.default is NotProvided for parameter in inspect.signature(method).parameters.values()
-    )
+    return any(parameter.default is NotProvided for parameter in inspect.signature(method).parameters.values())
 
 
 def _attribute_of(key: str, config_class: type, attributes: dict[str, Any]) -> str:

@@ -98,8 +98,10 @@ def _mistake(name: str, value: Any) -> str | None:
         if match:
             return f"unknown result; did you mean '{match}'?"
         if root not in _GROUPS:
-            return f"unknown result; results are {', '.join(_TOP_LEVEL[:2])}, … or '<group>/<name>' with a " \
-                   f"group of {', '.join(_GROUPS)}"
+            return (
+                f"unknown result; results are {', '.join(_TOP_LEVEL[:2])}, … or '<group>/<name>' with a "
+                f"group of {', '.join(_GROUPS)}"
+            )
     if not isinstance(value, int | float):
         return f"expected a number, got {value!r}"
     return None

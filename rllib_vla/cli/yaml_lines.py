@@ -129,9 +129,7 @@ def _construct_mapping(loader: _Loader, node: yaml.MappingNode, path: KeyPath, d
             parts = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
             for part in parts:
                 if not isinstance(part, yaml.MappingNode):
-                    problem = Problem(
-                        "'<<' merges mappings only", path=path, line=line, source=document.source
-                    )
+                    problem = Problem("'<<' merges mappings only", path=path, line=line, source=document.source)
                     document.problems.append(problem)
                     continue
                 for key, value in _construct_mapping(loader, part, path, document).items():
