@@ -134,9 +134,7 @@ class ExactChunkStepper(ChunkStepper):
                 controller.set_goal(action[: controller.control_dim])
             torques = np.clip(self._torques(), self._torque_low, self._torque_high)
             gripper.current_action = np.clip(gripper.current_action + increment, -1.0, 1.0)
-            data.ctrl[self._finger_actuators] = (
-                self._finger_bias + self._finger_weight * gripper.current_action
-            )
+            data.ctrl[self._finger_actuators] = self._finger_bias + self._finger_weight * gripper.current_action
             data.ctrl[self._arm_actuators] = torques
             mujoco.mj_step2(model, data)
 

@@ -157,17 +157,13 @@ def record_task(
         for index in rng.permutation(len(scenes)):
             if len(demonstrations) == num_demos:
                 break
-            demo = record_demonstration(
-                env, scenes[index], extra_steps=extra_steps, action_noise=action_noise, rng=rng
-            )
+            demo = record_demonstration(env, scenes[index], extra_steps=extra_steps, action_noise=action_noise, rng=rng)
             if demo.success:
                 demonstrations.append(demo)
             else:
                 num_failures += 1
         if num_failures > num_demos + 20:
-            raise RuntimeError(
-                f"the expert of task {task!r} failed {num_failures} times; lower the action noise"
-            )
+            raise RuntimeError(f"the expert of task {task!r} failed {num_failures} times; lower the action noise")
     return demonstrations, num_failures
 
 

@@ -81,9 +81,7 @@ class EvaluationTrajectory:
     @property
     def result(self) -> EpisodeResult:
         """Outcome of the finished episode."""
-        return EpisodeResult(
-            self.scene.task, self.scene.index, self.repeat, self.success, self.num_control_steps
-        )
+        return EpisodeResult(self.scene.task, self.scene.index, self.repeat, self.success, self.num_control_steps)
 
 
 class BatchedPolicy:
@@ -184,9 +182,7 @@ def evaluate_policy(
                 on_episode(done, len(trajectories), trajectory.result)
         finished = [t for t in trajectories if t.error is None]
         if not finished:
-            raise EvaluationError(f"all episodes were lost: {trajectories[0].error}") from trajectories[
-                0
-            ].error
+            raise EvaluationError(f"all episodes were lost: {trajectories[0].error}") from trajectories[0].error
         report = EvaluationReport(
             suite=protocol.suite,
             split=protocol.split,

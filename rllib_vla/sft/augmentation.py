@@ -45,9 +45,7 @@ class AugmentationConfig:
     def __post_init__(self) -> None:
         """Checks ranges."""
         if not 0.0 < self.crop_area <= 1.0:
-            raise ValueError(
-                f"augmentation.crop_area is a share of the frame in (0, 1], not {self.crop_area}"
-            )
+            raise ValueError(f"augmentation.crop_area is a share of the frame in (0, 1], not {self.crop_area}")
         for name in ("brightness", "contrast", "saturation", "hue"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"augmentation.{name} must be in [0, 1), not {getattr(self, name)}")

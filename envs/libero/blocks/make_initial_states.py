@@ -45,16 +45,13 @@ def make_initial_states(task: str, split: str, count: int) -> np.ndarray:
                 return np.stack(states)
     finally:
         np.random.set_state(random_state)
-    raise RuntimeError(
-        f"task {task!r}: only {len(states)} of {count} initial states leave room for the fingers"
-    )
+    raise RuntimeError(f"task {task!r}: only {len(states)} of {count} initial states leave room for the fingers")
 
 
 def _has_clearance(env: Any) -> bool:
     """Whether the open gripper can go down on each object without touching another one."""
     boxes = [
-        (env.sim.data.body_xpos[env.obj_body_id[name]][:2].copy(), model)
-        for name, model in env.objects_dict.items()
+        (env.sim.data.body_xpos[env.obj_body_id[name]][:2].copy(), model) for name, model in env.objects_dict.items()
     ]
     for i, (position, model) in enumerate(boxes):
         for other_position, other_model in boxes[i + 1 :]:

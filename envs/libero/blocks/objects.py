@@ -93,9 +93,7 @@ class _Disc(CylinderObject):
     category = "disc"
 
     def __init__(self, name: str, joints=None):
-        super().__init__(
-            name=name, size=list(self.half_size), rgba=[*self.colour, 1.0], density=800.0, joints=joints
-        )
+        super().__init__(name=name, size=list(self.half_size), rgba=[*self.colour, 1.0], density=800.0, joints=joints)
         _add_libero_properties(self, self.category)
 
 

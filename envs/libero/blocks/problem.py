@@ -22,7 +22,7 @@ _HIDDEN_GROUP = "4"
 
 
 # LIBERO's decorator returns None, so the class is taken from the table that it filled.
-class Libero_Blocks_Manipulation(TASK_MAPPING["libero_tabletop_manipulation"]):  # noqa: N801
+class Libero_Blocks_Manipulation(TASK_MAPPING["libero_tabletop_manipulation"]):
     """Tabletop problem with an arena of our own; BDDL files name it LIBERO_Blocks_Manipulation."""
 
     def __init__(self, bddl_file_name: str, *args, **kwargs):
@@ -68,9 +68,7 @@ class Libero_Blocks_Manipulation(TASK_MAPPING["libero_tabletop_manipulation"]): 
         first = self._geom_ids(geoms_1)
         second = None if geoms_2 is None else self._geom_ids(geoms_2)
         for a, b in self.sim.data._data.contact.geom.tolist():
-            if (a in first and (second is None or b in second)) or (
-                b in first and (second is None or a in second)
-            ):
+            if (a in first and (second is None or b in second)) or (b in first and (second is None or a in second)):
                 return True
         return False
 
@@ -83,13 +81,7 @@ class Libero_Blocks_Manipulation(TASK_MAPPING["libero_tabletop_manipulation"]): 
     def _geom_ids(self, geoms) -> frozenset[int]:
         key = geoms if isinstance(geoms, str) else tuple(geoms) if isinstance(geoms, list) else geoms.name
         if key not in self._contact_ids:
-            names = (
-                [geoms]
-                if isinstance(geoms, str)
-                else geoms
-                if isinstance(geoms, list)
-                else geoms.contact_geoms
-            )
+            names = [geoms] if isinstance(geoms, str) else geoms if isinstance(geoms, list) else geoms.contact_geoms
             self._contact_ids[key] = frozenset(self.sim.model.geom_name2id(name) for name in names)
         return self._contact_ids[key]
 
