@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -61,28 +61,29 @@ class ConfigBuilder:
         for assignment in self._read(mapping, path):
             self._add(assignment)
 
-    def set(self, key: str, value: Any, path: KeyPath) -> None:
-        """Adds one setting by its flat key."""
-        self.add({key: value}, path)
-
-    def override(self, key: str, value: Any, path: KeyPath) -> None:
-        """Sets a flat key, whatever was said about it before (command-line options)."""
-        for assignment in self._read({key: value}, path):
+    def override(self, mapping: dict, path: KeyPath) -> None:
+        """Adds settings that win over what was given before (command-line options)."""
+        for assignment in self._read(mapping, path):
             self._assignments[assignment.argument.attribute] = assignment
 
-    def is_set(self, key: str) -> bool:
-        """Whether a setting was given, by its flat key."""
-        argument = self._schema.resolve(key)
-        return argument is not None and argument.attribute in self._assignments
+    def value(self, key: str) -> Any:
+        """Returns the value given for a flat key, None if there is none."""
+        assignment = self._assignments.get(self._schema.resolve(key).attribute)
+        return None if assignment is None else assignment.value
+
+    def path(self, key: str) -> KeyPath:
+        """Returns where a flat key was given."""
+        assignment = self._assignments.get(self._schema.resolve(key).attribute)
+        return () if assignment is None else assignment.path
 
     def build(self) -> AlgorithmConfig:
         """Returns the config to hand to Tune: search spaces are Tune objects inside.
 
+        Every combination of searched values (where these are few) has to pass the config's own `validate()`.
         Mistakes are reported; the settings they concern are left out.
         """
         config = self._apply(list(self._assignments.values()))
-        for search_config in self._validated_points():
-            self._check_sentinels(search_config)
+        self._validate_points()
         return config
 
     def first_point(self) -> AlgorithmConfig:
@@ -166,54 +167,60 @@ class ConfigBuilder:
             except ValueTypeError as error:
                 self._report(path, str(error))
                 return None
+            # RLlib drops such values when a trial starts, as if they had not been given.
+            if isinstance(converted, int | float) and not isinstance(converted, bool) and converted == -1:
+                message = "-1 is RLlib's internal mark for 'not given' and would be ignored"
+                self._report(path, f"{message}; write null or another value")
+                return None
         return assignment if searches else dataclasses.replace(assignment, value=converted)
 
     def _overrides(self, value: dict, path: KeyPath) -> dict[str, Any]:
         """Returns ``evaluation_config`` as the attribute overrides that RLlib applies without any check."""
         return {a.argument.attribute: a.value for a in self._read(value, path)}
 
-    def _validated_points(self) -> list[AlgorithmConfig]:
-        """Runs the config's own `validate()` on concrete configs; returns those it accepted."""
-        had_problems = self._num_problems > 0
-        accepted, seen = [], set()
+    def _validate_points(self) -> None:
+        others_reported = self._num_problems > 0
+        seen: set[str] = set()
         for point in search_space.points(self._searches()):
-            config = self._apply(self._at(point))
-            if self._num_problems > 0 and not had_problems:
-                return accepted  # A setter refused a value; validation would only repeat it.
-            try:
-                _quietly(copy.deepcopy(config).validate)
-            except Exception as error:
-                message = _SUPPRESS_HINT.sub("", str(error)).strip() or type(error).__name__
-                path = self._blame(message)
-                # With other mistakes in the file, an error without a key may be just a consequence of them.
-                if message not in seen and (path or not had_problems):
-                    seen.add(message)
+            assignments = self._at(point)
+            # `validate()` stops at its first error: leave out the setting it concerns and ask again.
+            while (message := self._validation_error(assignments)) is not None:
+                culprit, path = self._blame(message, assignments)
+                # An error that names no setting may be just a consequence of what was reported or left out.
+                if message not in seen and (culprit or not others_reported):
                     self._user_report(path, message + _describe_point(point))
-                continue
-            accepted.append(config)
+                seen.add(message)
+                others_reported = True
+                if culprit is None:
+                    break
+                assignments.remove(culprit)
         self._num_problems += len(seen)
-        return accepted
 
-    def _blame(self, message: str) -> KeyPath:
-        """Returns the path of the setting that an error message speaks of (the first one it names)."""
+    def _validation_error(self, assignments: list[Assignment]) -> str | None:
+        num_problems = self._num_problems
+        config = self._apply(assignments)
+        if self._num_problems > num_problems:
+            return None  # A setter refused a value and this was reported.
+        try:
+            _quietly(copy.deepcopy(config).validate)
+        except Exception as error:
+            return _SUPPRESS_HINT.sub("", str(error)).strip() or type(error).__name__
+        return None
+
+    @staticmethod
+    def _blame(message: str, assignments: list[Assignment]) -> tuple[Assignment | None, KeyPath]:
+        """Returns the setting that an error message speaks of: the first one it names, or quotes a value of."""
         words = re.findall(r"[A-Za-z_][A-Za-z0-9_]*", message)
         for word in words:
-            for assignment in self._assignments.values():
+            for assignment in assignments:
                 if word in (assignment.argument.name, assignment.argument.attribute):
-                    return assignment.path
-        for word in words:
-            for assignment in self._assignments.values():
-                if isinstance(assignment.value, dict) and word in assignment.value:
-                    return (*assignment.path, word)
-        return ()
-
-    def _check_sentinels(self, config: AlgorithmConfig) -> None:
-        """Refuses -1: RLlib drops such values when a trial starts, as if they had not been given."""
-        for assignment in self._assignments.values():
-            value = getattr(config, assignment.argument.attribute, None)
-            if isinstance(value, int | float) and not isinstance(value, bool) and value == -1:
-                message = "-1 is RLlib's internal mark for 'not given' and would be ignored"
-                self._report(assignment.path, f"{message}; write null or another value")
+                    return assignment, assignment.path
+        for assignment in assignments:
+            for path, value in _leaves(assignment.value):
+                quoted = isinstance(value, str) and len(value) > 2 and value in message
+                if quoted or (path and path[-1] in words):
+                    return assignment, (*assignment.path, *path)
+        return None, ()
 
     def _searches(self) -> list[search_space.Search]:
         tree = {attribute: assignment.value for attribute, assignment in self._assignments.items()}
@@ -256,6 +263,15 @@ class ConfigBuilder:
         except Exception as error:
             paths = [member.path for member in members if re.search(rf"\b{member.argument.name}\b", str(error))]
             self._report(paths[0] if paths else members[0].path, f"refused by '{section}': {error}")
+
+
+def _leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if children is None:
+        yield path, value
+        return
+    for key, child in children:
+        yield from _leaves(child, (*path, key))
 
 
 def _to_tune(value: Any) -> Any:

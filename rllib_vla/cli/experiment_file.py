@@ -120,16 +120,15 @@ class _ExperimentReader:
         if values.get("config") is not None:
             builder.add(values["config"], ("config",))
         if values.get("env") is not None:
-            builder.set("env", values["env"], ())
-        for key, value in self._overrides.items():
-            builder.override(key, value)
+            builder.add({"env": values["env"]}, ())
+        builder.override(self._overrides, ("--config",))
+        self._check_environment(builder)
         config = builder.build()
         if self.problems:
             return None
         example = builder.first_point()
-        message = check_environment(example)
-        if message:
-            self._report(("env",) if "env" in self._spec else ("config",), message)
+        if example.env is None and not example.is_offline and example.observation_space is None:
+            self._report((), "no environment is given: add 'env: <suite or gymnasium id>'")
             return None
         checkpoints = CheckpointSettings(frequency=example.evaluation_interval or CheckpointSettings.frequency)
         for attribute, value in given_checkpoints.items():
@@ -198,6 +197,17 @@ class _ExperimentReader:
         except InputError as error:
             self._report(("run",), error.problems[0].message)
             return None
+
+    def _check_environment(self, builder: ConfigBuilder) -> None:
+        env, path = builder.value("env"), builder.path("env")
+        if not isinstance(env, str):
+            return
+        message, match = check_environment(env)
+        if message:
+            self._report(path, message)
+            if match:
+                # Go on with what was probably meant, so that all other mistakes are found as well.
+                builder.override({"env": match}, path[:-1])
 
     def _read_checkpoints(self, given: dict) -> dict[str, Any]:
         attributes = {}

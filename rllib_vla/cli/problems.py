@@ -55,9 +55,15 @@ def format_path(path: KeyPath) -> str:
 
 
 def nearest(name: object, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Returns the candidate that looks most like `name`, or None if none is similar."""
-    found = difflib.get_close_matches(str(name), sorted(candidates), n=1, cutoff=cutoff)
-    return found[0] if found else None
+    """Returns the candidate that looks most like `name` or is its beginning or end; None if none is similar."""
+    name, candidates = str(name), sorted(candidates)
+    found = difflib.get_close_matches(name, candidates, n=1, cutoff=cutoff)
+    if found:
+        return found[0]
+    ends = (f"_{name}", f"/{name}")
+    longer = [c for c in candidates if len(name) > 3 and c.endswith(ends)]
+    shorter = [c for c in candidates if len(c) > 2 and name.startswith(c)]
+    return next(iter(longer + shorter), None)
 
 
 def did_you_mean(name: object, candidates: Iterable[str]) -> str:
