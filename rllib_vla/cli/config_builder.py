@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.tune.search.variant_generator import generate_variants, has_unresolved_values
 
 from rllib_vla.cli import search_space
 from rllib_vla.cli.config_schema import RENAMED, Argument, ConfigSchema
@@ -42,11 +43,12 @@ class ConfigBuilder:
     Args:
         algo_class: The RLlib `Algorithm`.
         report: Called with (path, message) for every mistake.
+        base: Config to start from; None: the algorithm's defaults.
     """
 
-    def __init__(self, algo_class: type, report: Report):
-        self._algo_class = algo_class
-        self._schema = ConfigSchema(algo_class.get_default_config())
+    def __init__(self, algo_class: type, report: Report, base: AlgorithmConfig | None = None):
+        self._base = algo_class.get_default_config() if base is None else base.copy(copy_frozen=False)
+        self._schema = ConfigSchema(self._base)
         self._user_report = report
         self._assignments: dict[str, Assignment] = {}
         self._num_problems = 0
@@ -67,9 +69,10 @@ class ConfigBuilder:
             self._assignments[assignment.argument.attribute] = assignment
 
     def value(self, key: str) -> Any:
-        """Returns the value given for a flat key, None if there is none."""
-        assignment = self._assignments.get(self._schema.resolve(key).attribute)
-        return None if assignment is None else assignment.value
+        """Returns the value of a flat key: the given one, or the default."""
+        attribute = self._schema.resolve(key).attribute
+        assignment = self._assignments.get(attribute)
+        return getattr(self._base, attribute) if assignment is None else assignment.value
 
     def path(self, key: str) -> KeyPath:
         """Returns where a flat key was given."""
@@ -88,7 +91,7 @@ class ConfigBuilder:
 
     def first_point(self) -> AlgorithmConfig:
         """Returns a config without search spaces: the first alternative of each."""
-        return self._apply(self._at(next(search_space.points(self._searches()))))
+        return self._apply_concrete(self._at(next(search_space.points(self._searches()))))
 
     def _report(self, path: KeyPath, message: str) -> None:
         self._num_problems += 1
@@ -198,7 +201,7 @@ class ConfigBuilder:
 
     def _validation_error(self, assignments: list[Assignment]) -> str | None:
         num_problems = self._num_problems
-        config = self._apply(assignments)
+        config = self._apply_concrete(assignments)
         if self._num_problems > num_problems:
             return None  # A setter refused a value and this was reported.
         try:
@@ -237,8 +240,17 @@ class ConfigBuilder:
             result.append(assignment)
         return result
 
+    def _apply_concrete(self, assignments: list[Assignment]) -> AlgorithmConfig:
+        """Returns a config without search spaces, those that a base config brought along included."""
+        config = self._apply(assignments)
+        searched = {key: value for key, value in config.to_dict().items() if has_unresolved_values({key: value})}
+        if searched:
+            _, resolved = next(generate_variants(searched))
+            config.update_from_dict(resolved)
+        return config
+
     def _apply(self, assignments: list[Assignment]) -> AlgorithmConfig:
-        config = self._algo_class.get_default_config()
+        config = self._base.copy(copy_frozen=False)
         sections: dict[str | None, list[Assignment]] = {}
         for assignment in assignments:
             sections.setdefault(assignment.argument.section, []).append(assignment)

@@ -9,7 +9,9 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from rllib_vla.cli.algorithms import get_algorithm_class
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+from rllib_vla.cli.algorithms import OWN_ALGORITHMS, get_algorithm_class
 from rllib_vla.cli.checkpoints import check_checkpoint
 from rllib_vla.cli.config_builder import ConfigBuilder
 from rllib_vla.cli.environments import check_environment
@@ -19,6 +21,7 @@ from rllib_vla.cli.search_space import sampler_of
 from rllib_vla.cli.stop_criteria import flatten_stop
 from rllib_vla.cli.value_types import ValueTypeError, check_value
 from rllib_vla.cli.yaml_lines import Document
+from rllib_vla.logging.result_view import EVALUATION_SUCCESS
 
 DEFAULT_STORAGE_PATH = "runs"
 
@@ -61,12 +64,18 @@ _CHECKPOINT_KEYS: dict[str, tuple[str, Any]] = {
 _LEAST = {"num_samples": 1, "max_concurrent_trials": 1, "checkpoint_frequency": 0, "num_to_keep": 1}
 
 
-def parse_experiments(document: Document, config_overrides: dict[str, Any] | None = None) -> list[Experiment]:
+def parse_experiments(
+    document: Document,
+    config_overrides: dict[str, Any] | None = None,
+    base_config: AlgorithmConfig | None = None,
+) -> list[Experiment]:
     """Checks a document and builds its experiments.
 
     Args:
         document: Experiments by name.
-        config_overrides: Flat config keys that win over what the document says.
+        config_overrides: Config settings that win over what the document says.
+        base_config: Config object that the document's settings start from (Python files); it also says which
+            algorithm runs.
 
     Raises:
         InputError: With every mistake in the document.
@@ -77,7 +86,7 @@ def parse_experiments(document: Document, config_overrides: dict[str, Any] | Non
         raise InputError([Problem(message, line=document.line(()), source=document.source)])
     experiments = []
     for name, spec in document.data.items():
-        reader = _ExperimentReader(document, str(name), spec, (name,), config_overrides or {})
+        reader = _ExperimentReader(document, str(name), spec, (name,), config_overrides or {}, base_config)
         experiment = reader.read()
         problems += reader.problems
         experiments.append(experiment)
@@ -91,11 +100,29 @@ def absolute_storage_path(path: str) -> str:
     return path if "://" in path else str(Path(path).expanduser().resolve())
 
 
+def _default_checkpoints(config: AlgorithmConfig, *, ranks_by_success: bool) -> CheckpointSettings:
+    """A checkpoint for each evaluation, and the best of them kept, so that the best policy is not lost."""
+    if not config.evaluation_interval:
+        return CheckpointSettings()
+    score = EVALUATION_SUCCESS if ranks_by_success else None
+    return CheckpointSettings(frequency=config.evaluation_interval, score_attribute=score)
+
+
 class _ExperimentReader:
     """Reads one experiment of a document and collects its problems."""
 
-    def __init__(self, document: Document, name: str, spec: Any, path: KeyPath, overrides: dict[str, Any]):
+    def __init__(
+        self,
+        document: Document,
+        name: str,
+        spec: Any,
+        path: KeyPath,
+        overrides: dict[str, Any],
+        base_config: AlgorithmConfig | None,
+    ):
         self.problems: list[Problem] = []
+        self._base_config = base_config
+        document.origins[(*path, "--config")] = "--config"
         self._document = document
         self._name = name
         self._spec = spec
@@ -116,7 +143,7 @@ class _ExperimentReader:
         algo_class = self._read_algorithm(values)
         if algo_class is None:
             return None
-        builder = ConfigBuilder(algo_class, self._report)
+        builder = ConfigBuilder(algo_class, self._report, self._base_config)
         if values.get("config") is not None:
             builder.add(values["config"], ("config",))
         if values.get("env") is not None:
@@ -130,13 +157,14 @@ class _ExperimentReader:
         if example.env is None and not example.is_offline and example.observation_space is None:
             self._report((), "no environment is given: add 'env: <suite or gymnasium id>'")
             return None
-        checkpoints = CheckpointSettings(frequency=example.evaluation_interval or CheckpointSettings.frequency)
+        is_own = values.get("run", algo_class.__name__) in OWN_ALGORITHMS
+        checkpoints = _default_checkpoints(example, ranks_by_success=is_own)
         for attribute, value in given_checkpoints.items():
             setattr(checkpoints, attribute, value)
         passed_on = ("num_samples", "max_failures", "max_concurrent_trials", "time_budget_s", "metric", "mode")
         return Experiment(
             name=self._name,
-            run=values["run"],
+            run=values.get("run", algo_class.__name__),
             algo_class=algo_class,
             config=config,
             example_config=example,
@@ -188,6 +216,8 @@ class _ExperimentReader:
         return converted
 
     def _read_algorithm(self, values: dict[str, Any]) -> type | None:
+        if self._base_config is not None:
+            return self._base_config.algo_class
         if "run" not in self._spec:
             self._report((), "'run' is missing: which algorithm (for example 'run: GRPO')?")
         if "run" not in values:

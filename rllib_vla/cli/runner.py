@@ -21,7 +21,7 @@ from rllib_vla.cli.problems import InputError, readable_path
 from rllib_vla.cli.resources import check_resources, machine_resources
 from rllib_vla.cli.resume import UseValidCheckpoints, find_experiment, resume_config
 from rllib_vla.logging.progress import ProgressCallback
-from rllib_vla.logging.summary import print_summary
+from rllib_vla.cli.summary import print_summary
 
 # Files reach the experiment directory this often (seconds); Tune's default of five minutes would show TensorBoard
 # old curves and lose as much when the machine dies.

@@ -49,12 +49,14 @@ class Document:
         source: How the file is called in messages.
         lines: Key path -> line number (1-based) of that key or list item.
         problems: Mistakes found while reading (duplicate keys).
+        origins: Key path -> command-line option that gave the value (instead of a line).
     """
 
     data: Any
     source: str
     lines: dict[KeyPath, int] = dataclasses.field(default_factory=dict)
     problems: list[Problem] = dataclasses.field(default_factory=list)
+    origins: dict[KeyPath, str] = dataclasses.field(default_factory=dict)
 
     def line(self, path: KeyPath) -> int | None:
         """Returns the line of `path`, or of its nearest ancestor that stands in the file."""
@@ -65,6 +67,9 @@ class Document:
 
     def problem(self, path: KeyPath, message: str) -> Problem:
         """Makes a `Problem` located at `path`."""
+        for end in range(len(path), 0, -1):
+            if path[:end] in self.origins:
+                return Problem(message, path=path[end - 1 :], source=self.origins[path[:end]])
         return Problem(message, path=path, line=self.line(path), source=self.source)
 
 
