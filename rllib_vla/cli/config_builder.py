@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-from ray.tune.search.variant_generator import generate_variants, has_unresolved_values
+from ray.tune.search.variant_generator import generate_variants, parse_spec_vars
 
 from rllib_vla.cli import search_space
 from rllib_vla.cli.config_schema import RENAMED, Argument, ConfigSchema
@@ -243,7 +243,7 @@ class ConfigBuilder:
     def _apply_concrete(self, assignments: list[Assignment]) -> AlgorithmConfig:
         """Returns a config without search spaces, those that a base config brought along included."""
         config = self._apply(assignments)
-        searched = {key: value for key, value in config.to_dict().items() if has_unresolved_values({key: value})}
+        searched = {key: value for key, value in config.to_dict().items() if any(parse_spec_vars({key: value})[1:])}
         if searched:
             _, resolved = next(generate_variants(searched))
             config.update_from_dict(resolved)
