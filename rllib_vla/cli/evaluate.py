@@ -39,9 +39,7 @@ def evaluate(
     num_simulators: Annotated[
         int, typer.Option(help="Simulator processes (0: simulate in this process).", rich_help_panel=_PROTOCOL)
     ] = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the report and videos.", rich_help_panel=_OUTPUT)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report and videos.", rich_help_panel=_OUTPUT)] = None,
     videos: Annotated[int, typer.Option(help="Videos per task (needs --out).", rich_help_panel=_OUTPUT)] = 0,
     config: Annotated[
         str, typer.Option("--config", "-c", help="Env settings (own algorithms) or config settings, as JSON.")

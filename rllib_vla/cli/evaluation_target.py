@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from pathlib import Path
 from typing import Any
+
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.utils.checkpoints import Checkpointable
 
 from rllib_vla.checkpoints import CheckpointError
 from rllib_vla.cli.algorithms import OWN_ALGORITHMS, get_algorithm_class
@@ -35,16 +39,10 @@ class EvaluationTarget:
         """Where the checkpoint of an algorithm keeps the policy's module."""
         return self.path / _MODULE
 
-    def load_config(self) -> Any:
-        """Returns the `AlgorithmConfig` an algorithm's checkpoint was trained with."""
-        from ray.rllib.algorithms.algorithm import Algorithm
-
-        arguments = Algorithm.get_ctor_args_and_kwargs  # documents where the config comes from
-        del arguments
-        import pickle
-
-        with (self.path / "class_and_ctor_args.pkl").open("rb") as file:
-            return pickle.load(file)["ctor_args_and_kwargs"][0][0]
+    def load_config(self) -> AlgorithmConfig:
+        """Returns the config an algorithm's checkpoint was trained with."""
+        _, config_state = _read_constructor(self.path)
+        return AlgorithmConfig.from_state(config_state)
 
 
 def find_target(path: Path, algo: str | None) -> EvaluationTarget:
@@ -63,6 +61,14 @@ def find_target(path: Path, algo: str | None) -> EvaluationTarget:
         checkpoint, remarks = find_checkpoint(path)
     except CheckpointError as error:
         raise InputError(str(error)) from error
-    algo_class = get_algorithm_class(algo) if algo else _read_algorithm_class(checkpoint)
+    algo_class = get_algorithm_class(algo) if algo else _read_constructor(checkpoint)[0]
     is_policy = algo_class.__name__ in OWN_ALGORITHMS
     return EvaluationTarget(checkpoint, algo_class, is_policy, tuple(remarks))
+
+
+def _read_constructor(checkpoint: Path) -> tuple[type, dict[str, Any]]:
+    """Returns the class that wrote a checkpoint and its config's state."""
+    with (checkpoint / Checkpointable.CLASS_AND_CTOR_ARGS_FILE_NAME).open("rb") as file:
+        stored = pickle.load(file)
+    (config_state,), _ = stored["ctor_args_and_kwargs"]
+    return stored["class"], config_state

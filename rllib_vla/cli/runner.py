@@ -20,8 +20,9 @@ from rllib_vla.cli.interrupt import InterruptCallback
 from rllib_vla.cli.problems import InputError, readable_path
 from rllib_vla.cli.resources import check_resources, machine_resources
 from rllib_vla.cli.resume import UseValidCheckpoints, find_experiment, resume_config
-from rllib_vla.logging.progress import ProgressCallback
 from rllib_vla.cli.summary import print_summary
+from rllib_vla.logging.noise import filter_worker_output
+from rllib_vla.logging.progress import ProgressCallback
 
 # Files reach the experiment directory this often (seconds); Tune's default of five minutes would show TensorBoard
 # old curves and lose as much when the machine dies.
@@ -117,6 +118,8 @@ def _start_ray(options: RunOptions) -> None:
             "include_dashboard": options.dashboard,
         }
     ray.init(**arguments)
+    if options.log_level == "ERROR":
+        filter_worker_output()
     for name in ("ray", "ray.rllib", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(level)
 
@@ -139,7 +142,10 @@ def _run(experiment: Experiment, directory: str, options: RunOptions, console: C
             results = tuner.fit()
     finally:
         progress.close()
-    print_summary(Path(path), console, experiment.run, interrupted=interrupt.interrupted)
+    metrics_of = {
+        Path(checkpoint.path): metrics for result in results for checkpoint, metrics in result.best_checkpoints or []
+    }
+    print_summary(path, console, experiment.run, metrics_of, interrupted=interrupt.interrupted)
     if interrupt.interrupted:
         return 130
     return 1 if results.num_errors else 0

@@ -12,6 +12,7 @@ from rllib_vla.cli.checkpoints import check_checkpoint, checkpoints_newest_first
 from rllib_vla.cli.problems import readable_path
 from rllib_vla.logging.result_view import (
     evaluation_score,
+    flatten,
     format_duration,
     number,
     read_results,
@@ -40,8 +41,13 @@ class TrialSummary:
     best_checkpoint: Path | None
 
 
-def summarize_trial(directory: Path) -> TrialSummary:
-    """Reads a trial's results and checkpoints from its directory."""
+def summarize_trial(directory: Path, metrics_of: dict[Path, dict[str, Any]]) -> TrialSummary:
+    """Reads a trial's results and checkpoints from its directory.
+
+    Args:
+        directory: Trial directory.
+        metrics_of: Checkpoint -> result of the iteration it was written in.
+    """
     results = read_results(directory)
     scores = _scores(results, evaluation_score) or _scores(results, training_score)
     last = results[-1] if results else {}
@@ -51,23 +57,32 @@ def summarize_trial(directory: Path) -> TrialSummary:
         seconds=number(last, "time_total_s") or 0.0,
         best=max(scores, key=lambda score: score[1], default=None),
         last=scores[-1] if scores else None,
-        best_checkpoint=_best_checkpoint(directory, results),
+        best_checkpoint=_best_checkpoint(directory, metrics_of),
     )
 
 
-def print_summary(experiment_dir: Path, console: Console, run: str, *, interrupted: bool) -> None:
+def print_summary(
+    experiment_path: str,
+    console: Console,
+    run: str,
+    metrics_of: dict[Path, dict[str, Any]],
+    *,
+    interrupted: bool,
+) -> None:
     """Prints what an experiment reached and the next commands.
 
     Args:
-        experiment_dir: Directory of the experiment.
+        experiment_path: Directory of the experiment, or its remote URI.
         console: Where to print.
         run: Name of the algorithm.
+        metrics_of: Checkpoint -> result of the iteration it was written in.
         interrupted: Whether the user stopped the experiment.
     """
-    if "://" in str(experiment_dir) or not experiment_dir.is_dir():
-        console.print(f"Results: {experiment_dir}", highlight=False)
+    experiment_dir = Path(experiment_path)
+    if not experiment_dir.is_dir():
+        console.print(f"Results: {experiment_path}", highlight=False)
         return
-    trials = [summarize_trial(path) for path in _trial_directories(experiment_dir)]
+    trials = [summarize_trial(path, metrics_of) for path in _trial_directories(experiment_dir)]
     trials.sort(key=lambda trial: trial.best[1] if trial.best else float("-inf"), reverse=True)
     console.rule("interrupted" if interrupted else "finished", style="dim")
     for trial in trials:
@@ -102,14 +117,10 @@ def _scores(results: list[dict[str, Any]], score_of: Any) -> list[tuple[str, flo
     return [(*score, iteration) for score, iteration in found if score is not None]
 
 
-def _best_checkpoint(directory: Path, results: list[dict[str, Any]]) -> Path | None:
+def _best_checkpoint(directory: Path, metrics_of: dict[Path, dict[str, Any]]) -> Path | None:
     complete = [path for path in checkpoints_newest_first(directory) if check_checkpoint(path) is None]
-    by_name = {result.get("checkpoint_dir_name"): result for result in results}
-    scored = [
-        (score[1], path)
-        for path in complete
-        if path.name in by_name and (score := evaluation_score(by_name[path.name])) is not None
-    ]
+    scores = [(evaluation_score(flatten(metrics_of.get(path, {}))), path) for path in complete]
+    scored = [(score[1], path) for score, path in scores if score is not None]
     # The newest of the best: the list runs from new to old, and `max` keeps the first.
     return max(scored, key=lambda item: item[0])[1] if scored else next(iter(complete), None)
 

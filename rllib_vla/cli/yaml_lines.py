@@ -23,7 +23,7 @@ _BOOL = "tag:yaml.org,2002:bool"
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2's idea of floats and booleans."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012  (PyYAML's own class attribute)
+    yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_FLOAT, _BOOL)]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
