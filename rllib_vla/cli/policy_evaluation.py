@@ -10,7 +10,8 @@ from rich.console import Console
 from policies.openvla_oft import OpenVLAOFTPolicy
 from rllib_vla.cli.evaluation_target import EvaluationTarget
 from rllib_vla.cli.problems import InputError, readable_path
-from rllib_vla.evaluation import EvaluationProtocol, evaluate_policy
+from rllib_vla.evaluation.evaluator import evaluate_policy
+from rllib_vla.evaluation.protocol import EvaluationProtocol
 
 
 def evaluate_target(

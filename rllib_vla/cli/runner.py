@@ -145,7 +145,7 @@ def _run(experiment: Experiment, directory: str, options: RunOptions, console: C
     metrics_of = {
         Path(checkpoint.path): metrics for result in results for checkpoint, metrics in result.best_checkpoints or []
     }
-    print_summary(path, console, experiment.run, metrics_of, interrupted=interrupt.interrupted)
+    print_summary(path, console, metrics_of, interrupted=interrupt.interrupted)
     if interrupt.interrupted:
         return 130
     return 1 if results.num_errors else 0

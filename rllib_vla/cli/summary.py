@@ -64,7 +64,6 @@ def summarize_trial(directory: Path, metrics_of: dict[Path, dict[str, Any]]) -> 
 def print_summary(
     experiment_path: str,
     console: Console,
-    run: str,
     metrics_of: dict[Path, dict[str, Any]],
     *,
     interrupted: bool,
@@ -74,7 +73,6 @@ def print_summary(
     Args:
         experiment_path: Directory of the experiment, or its remote URI.
         console: Where to print.
-        run: Name of the algorithm.
         metrics_of: Checkpoint -> result of the iteration it was written in.
         interrupted: Whether the user stopped the experiment.
     """
@@ -96,8 +94,7 @@ def print_summary(
         ("TensorBoard", f"tensorboard --logdir {readable_path(experiment_dir)}"),
     ]
     if best:
-        algo = "" if run == "GRPO" else f" --algo {run}"
-        lines.append(("Evaluate", f"rllib evaluate {readable_path(best.best_checkpoint)}{algo}"))
+        lines.append(("Evaluate", f"rllib evaluate {readable_path(best.best_checkpoint)}"))
     if interrupted:
         lines.append(("Continue", "the same command with --resume"))
     for label, text in lines:
