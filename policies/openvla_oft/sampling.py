@@ -1,7 +1,7 @@
 """From logits to tokens and log-probabilities: the one place shared by sampler and learner.
 
-All distributions are over the 256 action bins of each token, at temperature T, in float32 (simplevla_rl_spec 3.8).
-A token is a bin index 0..255 in order of rising vocabulary id.
+All distributions are over the 256 action bins of each token, at temperature T, in float32 (simplevla_rl_spec
+3.8). A token is a bin index 0..255 in order of rising vocabulary id.
 """
 
 from __future__ import annotations
