@@ -1,8 +1,9 @@
 """Configuration of OpenVLA-OFT: sizes, action space, image chain, and how it is spelled in ``config.json``.
 
 Released checkpoints describe the language model but neither the vision towers (implied by timm ids), nor the
-chunk size, the number of images or the image chain. Those are ours: they are stored under the key ``rllib_vla``
-of ``config.json``, and inferred (tensor shapes, action dimension) where a released checkpoint lacks them.
+chunk size, the number of images or the image chain. Those are ours: they are stored under the key
+``rllib_vla`` of ``config.json``, and inferred (tensor shapes, action dimension) where a released checkpoint
+lacks them.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class OpenVLAOFTConfig:
         action_dim: Dimensions of one action (D).
         use_proprio: Whether the proprioceptive state enters as one token after the patches.
         action_normalization: ``"q99"`` (q01..q99, LIBERO) or ``"bounds"`` (min..max, ALOHA/RoboTwin).
-        image_chain: ``"libero"`` (JPEG, Lanczos, crop), ``"robotwin"`` (crop) or ``"resize"`` (bicubic resize,
-            nothing at all if the frame already has ``image_size``).
+        image_chain: ``"libero"`` (JPEG, Lanczos, crop), ``"robotwin"`` (crop) or ``"resize"`` (bicubic
+            resize, nothing at all if the frame already has ``image_size``).
         unnorm_key: Statistics used when a caller names none.
         initializer_gain: From-scratch weights have standard deviation ``gain / sqrt(fan_in)``.
         released: ``config.json`` entries that this class does not interpret, kept for saving.
@@ -92,7 +93,7 @@ class OpenVLAOFTConfig:
     image_chain: str = "libero"
     unnorm_key: str | None = None
     initializer_gain: float = 1.0
-    released: dict[str, Any] = field(default_factory=dict)
+    released: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         problems = []
@@ -149,7 +150,8 @@ class OpenVLAOFTConfig:
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> OpenVLAOFTConfig:
-        """The configuration called `name` (``"tiny"``, ``"small"``, ``"7b"``) with fields replaced by `overrides`.
+        """The configuration called `name` (``"tiny"``, ``"small"``, ``"7b"``) with fields replaced by
+        `overrides`.
 
         Raises:
             ValueError: Unknown preset or field; the message names the nearest valid one.
@@ -177,7 +179,8 @@ class OpenVLAOFTConfig:
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **overrides: Any) -> OpenVLAOFTConfig:
-        """Read ``config.json`` of a checkpoint directory (released or ours), without any code of the checkpoint.
+        """Read ``config.json`` of a checkpoint directory (released or ours), without any code of the
+        checkpoint.
 
         Raises:
             FileNotFoundError: No ``config.json`` there.

@@ -1,7 +1,9 @@
 """OpenVLA-OFT with discrete action tokens: images and a prompt in, logits of a whole action chunk out.
 
-Sequence: ``[BOS] [patches] [proprio] [prompt] [C·D zero vectors] [stop] [padding]``. The logits of action token k
-are read one position before its slot, so the last prompt token predicts token 0 (openvla_oft, parallel decoding).
+Sequence: ``[BOS] [patches] [proprio] [prompt] [C·D zero vectors] [stop] [padding]``. The logits of action
+    token k
+are read one position before its slot, so the last prompt token predicts token 0 (openvla_oft, parallel
+decoding).
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ class OpenVLAOFT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Random weights: variance-preserving linear layers, residual outputs shrunk with depth, unit LayerScale."""
+        """Draw weights: variance-preserving linear layers, residual outputs shrunk with depth."""
         if self.language_model.lm_head.weight.is_meta:
             return
         gain = self.config.initializer_gain
@@ -145,16 +147,16 @@ class OpenVLAOFT(nn.Module):
         """Assemble the language model's input.
 
         Returns:
-            Embeddings ``[B, S, hidden]``, number of real positions ``[B]``, and the position ``[B]`` of the last
-            prompt token, which predicts action token 0.
+            Embeddings ``[B, S, hidden]``, number of real positions ``[B]``, and the position ``[B]`` of the
+            last prompt token, which predicts action token 0.
         """
         slots = self.config.num_action_tokens
         embed = self.language_model.model.embed_tokens
         prompt_mask = attention_mask.bool()
         prompt_len = prompt_mask.sum(dim=1)
         visual = self.visual_tokens(images, proprio)
-        # Slots and padding are exact zeros, so "prompt, slots, stop, padding" is the prompt extended with zeros and
-        # the stop token written at each row's own place: no row is ever permuted.
+        # Slots and padding are exact zeros, so "prompt, slots, stop, padding" is the prompt extended with
+        # zeros and the stop token written at each row's own place: no row is ever permuted.
         prompt = embed(input_ids).masked_fill(~prompt_mask.unsqueeze(-1), 0.0)
         tail = F.pad(prompt[:, 1:], (0, 0, 0, slots + 1))
         tail_index = torch.arange(tail.shape[1], device=tail.device)
@@ -172,8 +174,6 @@ class OpenVLAOFT(nn.Module):
         embeds, num_real, first = self.multimodal_embeds(images, input_ids, attention_mask, proprio)
         index = torch.arange(embeds.shape[1], device=embeds.device)
         key_mask = index < num_real.unsqueeze(1)
-        if embeds.device.type == "cpu" and bool(key_mask.all()):
-            key_mask = None  # the unmasked kernel is faster; on a GPU the test itself would stall the queue
         positions = first.unsqueeze(1) + index[: self.config.num_action_tokens]
         return self.language_model.model(embeds, key_mask, positions)
 

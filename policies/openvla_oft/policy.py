@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from policies.openvla_oft.tokenization import PromptTokenizer, build_tokenizer
 
 Inputs = Mapping[str, Any]
 
-# ALOHA/RoboTwin: 14 joint values, 25 steps, min..max statistics. All other released checkpoints: LIBERO's constants.
+# ALOHA/RoboTwin: 14 joint values, 25 steps, min..max statistics. All other released checkpoints: LIBERO's
+# constants.
 _ALOHA = {
     "action_dim": 14,
     "chunk_size": 25,
@@ -89,6 +91,7 @@ class OpenVLAOFTPolicy:
             unnorm_key: Entry of `norm_stats`; may be left out if there is one.
         """
         key = resolve_unnorm_key(norm_stats, unnorm_key or config.unnorm_key)
+        config = dataclasses.replace(config, unnorm_key=key)
         tokenizer = PromptTokenizer(build_tokenizer(instructions, config), config)
         return cls(config, OpenVLAOFT(config), tokenizer, norm_stats, key)
 
@@ -112,7 +115,8 @@ class OpenVLAOFTPolicy:
             dtype: Of the parameters.
             device: Of the parameters.
             num_images: Camera images per observation (default: what the checkpoint says, else 1).
-            use_proprio: Whether to feed the state (default: what the checkpoint says, else whether it has the weights).
+            use_proprio: Whether to feed the state (default: what the checkpoint says, else whether it has
+                the weights).
             **overrides: Configuration fields that win over the checkpoint, e.g. ``chunk_size=5``.
 
         Raises:
@@ -159,6 +163,7 @@ class OpenVLAOFTPolicy:
         with checkpoint.atomic_directory(path) as directory:
             stored = dtype or next(iter(state.values())).dtype
             config = self.config.to_dict()
+            config[OWN_KEY]["unnorm_key"] = self.unnorm_key
             config["torch_dtype"] = config["text_config"]["torch_dtype"] = str(stored).removeprefix("torch.")
             checkpoint.write_json(directory / "config.json", config)
             checkpoint.write_json(directory / checkpoint.STATISTICS, self.norm_stats)
@@ -193,8 +198,8 @@ class OpenVLAOFTPolicy:
         """Draw a chunk of action tokens; temperature 0 takes the most likely ones.
 
         Returns:
-            Vocabulary ids ``[B, C·D] int64`` and their log-probabilities ``[B, C·D] float32`` at `temperature`
-            (at temperature 1 for greedy tokens).
+            Vocabulary ids ``[B, C·D] int64`` and their log-probabilities ``[B, C·D] float32`` at
+            `temperature` (at temperature 1 for greedy tokens).
         """
         logits = self.action_logits(inputs)
         if temperature == 0:

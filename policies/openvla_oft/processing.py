@@ -51,7 +51,7 @@ class Processor:
         return cls(config, PromptTokenizer(build_tokenizer(instructions, config), config))
 
     def image(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """One upright frame ``[H, W, 3] uint8`` through the checkpoint's image chain to ``[S, S, 3] uint8``."""
+        """One upright frame ``[H, W, 3] uint8`` through the image chain to ``[S, S, 3] uint8``."""
         return apply_chain(frame, self.config.image_chain, self.config.image_size)
 
     def prompt_ids(self, instruction: str) -> NDArray[np.int64]:
@@ -83,14 +83,15 @@ class Processor:
         """Arrays for one batch.
 
         Args:
-            images: Upright frames ``[B, H, W, 3]`` (or a list of ``[H, W, 3]``; uint8), which go through the image chain; or
-                prepared pictures ``[B, n, S, S, 3]`` (as `prepare_images` and `image` give them), which do not.
+            images: Upright frames ``[B, H, W, 3]`` (or a list of ``[H, W, 3]``; uint8), which go through the
+                image chain; or prepared pictures ``[B, n, S, S, 3]`` (as `prepare_images` and `image` give
+                them), which do not.
             instructions: B task descriptions.
             proprio: ``[B, P]`` raw states; normalised here.
 
         Returns:
-            ``images [B, n, S, S, 3] uint8``, ``input_ids [B, L] int64`` right-padded, ``attention_mask [B, L] bool``, and
-            ``proprio [B, P] float32`` if the policy uses it.
+            ``images [B, n, S, S, 3] uint8``, ``input_ids [B, L] int64`` right-padded, ``attention_mask [B,
+            L] bool``, and ``proprio [B, P] float32`` if the policy uses it.
 
         Raises:
             ValueError: Shapes or counts that do not fit together.

@@ -1,7 +1,7 @@
 """The two vision towers (DINOv2 with registers, SigLIP) as plain PyTorch with the released parameter names.
 
-Only what the policy reads is computed: patch features of the second-to-last block. The last block, the final norm
-and SigLIP's pooling head exist because released checkpoints hold their weights and loading is strict.
+Only what the policy reads is computed: patch features of the second-to-last block. The last block, the final
+norm and SigLIP's pooling head exist because released checkpoints hold their weights and loading is strict.
 """
 
 from __future__ import annotations
