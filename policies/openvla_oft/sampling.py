@@ -13,9 +13,7 @@ from torch import Tensor
 def log_probs_from_logits(logits: Tensor, temperature: float) -> Tensor:
     """Log-probabilities ``[B, N, 256] float32`` of ``softmax(logits / T)``."""
     if temperature <= 0:
-        raise ValueError(
-            f"temperature must be positive, not {temperature}; for the most likely token use greedy()"
-        )
+        raise ValueError(f"temperature must be positive, not {temperature}; for the most likely token use greedy()")
     return torch.log_softmax(logits.float() / temperature, dim=-1)
 
 
@@ -24,9 +22,7 @@ def greedy(logits: Tensor) -> Tensor:
     return logits.argmax(dim=-1)
 
 
-def sample(
-    logits: Tensor, temperature: float, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
+def sample(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
     """Draw one bin per token.
 
     Args:
