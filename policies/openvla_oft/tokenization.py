@@ -1,4 +1,4 @@
-"""Prompts to token ids: released Llama tokenizers, and a small tokenizer of our own for models trained from scratch."""
+"""Prompts to token ids: released Llama tokenizers, and a small one of our own for training from scratch."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class PromptTokenizer:
         file = Path(path) / "tokenizer.json"
         if not file.is_file():
             raise FileNotFoundError(
-                f"{file} is missing. Copy it from the checkpoint this one was fine-tuned from (openvla/openvla-7b), or "
+                f"{file} is missing. Copy it from the checkpoint this one was fine-tuned from, or "
                 "convert tokenizer.model with transformers' LlamaTokenizerFast(...).save_pretrained(...)"
             )
         return cls(Tokenizer.from_file(str(file)), config)
@@ -61,7 +61,8 @@ class PromptTokenizer:
         self.tokenizer.save(str(Path(path) / "tokenizer.json"))
 
     def __call__(self, instruction: str) -> NDArray[np.int64]:
-        """Prompt ids ``[L] int64`` with BOS, closed by the lone "▁" piece. The array is shared: do not write to it.
+        """Prompt ids ``[L] int64`` with BOS, closed by the lone "▁" piece. The array is shared: do not write
+        to it.
 
         Raises:
             ValueError: The tokenizer gives an id beyond the model's vocabulary.
@@ -78,18 +79,17 @@ class PromptTokenizer:
         if ids[-1] != self.empty_token_id:
             ids.append(self.empty_token_id)
         if max(ids) >= self._vocab_size:
-            raise ValueError(
-                f"tokenizer.json does not belong to this model: id {max(ids)} >= {self._vocab_size} rows"
-            )
+            raise ValueError(f"tokenizer.json does not belong to this model: id {max(ids)} >= {self._vocab_size} rows")
         return np.array(ids, dtype=np.int64)
 
 
 def build_tokenizer(instructions: Iterable[str], config: OpenVLAOFTConfig) -> Tokenizer:
     """A word tokenizer with byte fallback for `instructions`, laid out like Llama's.
 
-    Ids: ``<unk> <s> </s>``, 256 bytes, "▁", the two constant parts of the prompt (one token each, so that prompts are
-    short), the words in alphabetical order, unused ids, and last the 256 action tokens; ``<PAD>`` follows. A word that
-    is not in `instructions` becomes bytes. The same instructions always give the same file.
+    Ids: ``<unk> <s> </s>``, 256 bytes, "▁", the two constant parts of the prompt (one token each, so that
+        prompts are
+    short), the words in alphabetical order, unused ids, and last the 256 action tokens; ``<PAD>`` follows. A
+    word that is not in `instructions` becomes bytes. The same instructions always give the same file.
 
     Raises:
         ValueError: More words than the vocabulary of `config` has room for.
@@ -99,7 +99,8 @@ def build_tokenizer(instructions: Iterable[str], config: OpenVLAOFTConfig) -> To
     num_unused = config.first_action_id - len(head) - len(words)
     if num_unused < 0:
         raise ValueError(
-            f"{len(words)} different words do not fit: raise vocab_size by at least {-num_unused} and pad_token_id with it"
+            f"{len(words)} different words do not fit: raise vocab_size by at least {-num_unused}, and "
+            "pad_token_id with it"
         )
     if config.empty_token_id != head.index("▁") or config.pad_token_id != config.text_vocab_size:
         raise ValueError(
@@ -110,9 +111,7 @@ def build_tokenizer(instructions: Iterable[str], config: OpenVLAOFTConfig) -> To
     scored = [(token, 0.0) for token in head] + [(w, -1.0) for w in words] + [(t, -1e4) for t in never]
     tokenizer = Tokenizer(Unigram(scored, unk_id=0, byte_fallback=True))
     tokenizer.pre_tokenizer = Metaspace(replacement="▁", prepend_scheme="never")
-    tokenizer.post_processor = TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", config.bos_token_id)]
-    )
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", config.bos_token_id)])
     tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in (*_SPECIAL, _PAD)])
     tokenizer.add_tokens([AddedToken(t, normalized=False) for t in (PROMPT_HEAD, PROMPT_TAIL)])
     return tokenizer
