@@ -218,11 +218,18 @@ class ConfigBuilder:
             for assignment in assignments:
                 if word in (assignment.argument.name, assignment.argument.attribute):
                     return assignment, assignment.path
+        quoted = []
         for assignment in assignments:
             for path, value in _leaves(assignment.value):
-                quoted = isinstance(value, str) and len(value) > 2 and value in message
-                if quoted or (path and path[-1] in words):
+                if path and path[-1] in words:
                     return assignment, (*assignment.path, *path)
+                match = re.search(rf"(?<![\w/]){re.escape(value)}(?![\w/])", message) if _is_name(value) else None
+                if match:
+                    quoted.append((-len(path), match.start(), assignment, path))
+        if quoted:
+            # The suite is quoted along with the task that it lacks: the innermost value is the culprit.
+            _, _, assignment, path = min(quoted, key=lambda item: item[:2])
+            return assignment, (*assignment.path, *path)
         return None, ()
 
     def _searches(self) -> list[search_space.Search]:
@@ -284,6 +291,10 @@ def _leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
         return
     for key, child in children:
         yield from _leaves(child, (*path, key))
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and len(value) > 2
 
 
 def _to_tune(value: Any) -> Any:

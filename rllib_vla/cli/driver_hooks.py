@@ -82,6 +82,11 @@ class ForwardingCallback(Callback):
             callback.on_trial_error(iteration=iteration, trials=trials, trial=trial, **info)
 
     @override(Callback)
+    def on_trial_recover(self, iteration, trials, trial, **info) -> None:
+        for callback in _active_callbacks:
+            callback.on_trial_recover(iteration=iteration, trials=trials, trial=trial, **info)
+
+    @override(Callback)
     def on_experiment_end(self, trials, **info) -> None:
         for callback in _active_callbacks:
             callback.on_experiment_end(trials=trials, **info)

@@ -28,14 +28,19 @@ def check_environment(env: str) -> tuple[str | None, str | None]:
         if ":" in env:
             envs.get_suite(env)
             return None, None
+        if is_class_path(env):
+            import_dotted(env)
+            return None, None
         if "/" in env:
             gymnasium.spec(env)
-            return None, None
-        if "." in env:
-            import_dotted(env)
             return None, None
     except (gymnasium.error.Error, ImportError, ValueError) as error:
         reason = f" ({error})"
     match = nearest(env, suites) or nearest(env, gymnasium.registry)
     suggestion = f"did you mean '{match}'?" if match else f"suites: {', '.join(suites)}"
     return f"unknown environment '{env}'{reason}; {suggestion}", match
+
+
+def is_class_path(env: str) -> bool:
+    """Whether a name has the form ``package.module.Class`` and is no registered id."""
+    return "." in env and not set(env) & set(":/") and env not in gymnasium.registry

@@ -14,12 +14,12 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from rllib_vla.cli.algorithms import OWN_ALGORITHMS, get_algorithm_class
 from rllib_vla.cli.checkpoints import check_checkpoint
 from rllib_vla.cli.config_builder import ConfigBuilder
-from rllib_vla.cli.environments import check_environment
+from rllib_vla.cli.environments import check_environment, is_class_path
 from rllib_vla.cli.experiment import CheckpointSettings, Experiment
 from rllib_vla.cli.problems import InputError, KeyPath, Problem, did_you_mean, nearest
 from rllib_vla.cli.search_space import sampler_of
 from rllib_vla.cli.stop_criteria import flatten_stop
-from rllib_vla.cli.value_types import ValueTypeError, check_value
+from rllib_vla.cli.value_types import ValueTypeError, check_value, import_dotted
 from rllib_vla.cli.yaml_lines import Document
 from rllib_vla.logging.result_view import EVALUATION_SUCCESS
 
@@ -233,6 +233,9 @@ class _ExperimentReader:
         if not isinstance(env, str):
             return
         message, match = check_environment(env)
+        if message is None and is_class_path(env):
+            # RLlib's single-agent runner would take the dotted name for a gymnasium id.
+            builder.override({"env": import_dotted(env)}, path[:-1])
         if message:
             self._report(path, message)
             if match:

@@ -33,6 +33,7 @@ class InterruptCallback(Callback):
     def __init__(self, say: Callable[[str], None]):
         self._say = say
         self._num_signals = 0
+        self._announced = False
         self._saved: set[str] = set()
         self._stopping = False
         self._previous: dict[int, Any] = {}
@@ -52,16 +53,11 @@ class InterruptCallback(Callback):
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        # Nothing is printed here: the signal may have come in the middle of a print.
         self._num_signals += 1
-        if self._num_signals == 1:
-            self._say(
-                "Stopping: every trial finishes its iteration and writes a checkpoint. "
-                "Press Ctrl-C again to stop at once (the last checkpoint is kept)."
-            )
-        elif self._num_signals == 2:
-            self._say("Stopping at once.")
+        if self._num_signals == 2:
             self._end_experiment()
-        else:
+        elif self._num_signals > 2:
             raise KeyboardInterrupt
 
     def _end_experiment(self) -> None:
@@ -83,6 +79,12 @@ class InterruptCallback(Callback):
 
     @override(Callback)
     def on_step_end(self, iteration: int, trials: list[Trial], **info) -> None:
+        if self.interrupted and not self._announced:
+            self._announced = True
+            self._say(
+                "Stopping: every trial finishes its iteration and writes a checkpoint. "
+                "Press Ctrl-C again to stop at once (the last checkpoint is kept)."
+            )
         running = {trial.trial_id for trial in trials if trial.status == Trial.RUNNING}
         if self.interrupted and running <= self._saved:
             self._end_experiment()

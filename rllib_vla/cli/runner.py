@@ -122,6 +122,9 @@ def _start_ray(options: RunOptions) -> None:
         filter_worker_output()
     for name in ("ray", "ray.rllib", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(level)
+    if options.log_level == "ERROR":
+        # Tune logs every failure once more, with the traceback of its own event loop; see `ProgressCallback`.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
 def _run(experiment: Experiment, directory: str, options: RunOptions, console: Console) -> int:

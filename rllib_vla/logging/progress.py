@@ -94,9 +94,12 @@ class ProgressCallback(Callback):
 
     @override(Callback)
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info) -> None:
-        error = trial.get_pickled_error() or trial.get_error()
-        text = str(getattr(error, "cause", None) or error or "unknown error").strip()
-        self._print(trial, f"[red]failed:[/red] {escape(text.splitlines()[-1])}")
+        self._print(trial, f"[red]Failed:[/red] {escape(_cause(trial))}")
+
+    @override(Callback)
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info) -> None:
+        cause = escape(_cause(trial))
+        self._print(trial, f"[yellow]Failed, restarting from the last checkpoint:[/yellow] {cause}")
 
     @override(Callback)
     def on_experiment_end(self, trials: list[Trial], **info) -> None:
@@ -121,3 +124,13 @@ class ProgressCallback(Callback):
         self._last_line = time.monotonic()
         name = f"[dim]{trial.trial_id[-5:]}[/dim]  " if self._num_trials > 1 else ""
         self._console.print(f"{name}{line}", highlight=False, soft_wrap=True)
+
+
+def _cause(trial: Trial) -> str:
+    """Returns the last line of a trial's traceback and where to find the rest."""
+    if trial.error_file is None:
+        return "unknown error"
+    # Not in the experiment directory yet: Tune copies it there later.
+    lines = [line for line in Path(trial.error_file).read_text().splitlines() if line.strip()]
+    where = Path(trial.storage.trial_fs_path) / Path(trial.error_file).name
+    return f"{lines[-1].strip() if lines else 'unknown error'} (traceback: {where})"

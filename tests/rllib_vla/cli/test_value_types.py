@@ -1,6 +1,6 @@
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Literal, Optional, Union
+from typing import Any, Literal
 
 import pytest
 
@@ -12,8 +12,8 @@ from rllib_vla.cli.value_types import ValueTypeError, check_value
     [
         (1e6, int, 1_000_000),
         (3, float, 3.0),
-        (3, Union[float, int], 3),
-        (None, Optional[int], None),
+        (3, float | int, 3),
+        (None, int | None, None),
         ([1, 2], list[float], [1.0, 2.0]),
         ([0.9, 0.99], tuple[float, float], (0.9, 0.99)),
         ("a", Literal["a", "b"], "a"),

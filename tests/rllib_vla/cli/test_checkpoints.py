@@ -1,0 +1,75 @@
+"""Damaged checkpoints are refused, and resuming goes on from the newest whole one."""
+
+import pickle
+from types import SimpleNamespace
+
+import pytest
+from ray.train._internal.session import _TrainingResult
+from ray.tune import Checkpoint
+from ray.tune.experiment import Trial
+
+from rllib_vla.checkpoints import CheckpointError, write_manifest
+from rllib_vla.cli.checkpoints import check_checkpoint, find_checkpoint, newest_valid_checkpoint
+from rllib_vla.cli.resume import UseValidCheckpoints
+
+
+def make_checkpoint(path, *, manifest=True):
+    (path / "learner_group" / "learner").mkdir(parents=True)
+    (path / "rllib_checkpoint.json").write_text("{}")
+    for name in ("algorithm_state.pkl", "learner_group/learner/state.pkl"):
+        (path / name).write_bytes(pickle.dumps(list(range(100))))
+    if manifest:
+        write_manifest(path)
+    return path
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+@pytest.mark.parametrize("manifest", [True, False])
+def test_truncated_checkpoint_is_refused(tmp_path, manifest):
+    checkpoint = make_checkpoint(tmp_path / "checkpoint_000000", manifest=manifest)
+    assert check_checkpoint(checkpoint) is None
+    truncate(checkpoint / "learner_group/learner/state.pkl")
+    assert "state.pkl" in check_checkpoint(checkpoint)
+
+
+def test_own_algorithms_need_a_manifest(tmp_path):
+    checkpoint = make_checkpoint(tmp_path / "checkpoint_000000", manifest=False)
+    assert "not written to the end" in check_checkpoint(checkpoint, manifest_required=True)
+
+
+def test_newest_whole_one_is_found_from_trial_and_experiment(tmp_path):
+    trial = tmp_path / "experiment" / "trial"
+    for number in (1, 2, 10):
+        make_checkpoint(trial / f"checkpoint_{number:06d}")
+    truncate(trial / "checkpoint_000010" / "algorithm_state.pkl")
+    assert newest_valid_checkpoint(trial)[0].name == "checkpoint_000002"
+    found, remarks = find_checkpoint(tmp_path / "experiment")
+    assert found.name == "checkpoint_000002"
+    assert "algorithm_state.pkl" in remarks[0]
+    with pytest.raises(CheckpointError, match=r"algorithm_state\.pkl"):
+        find_checkpoint(trial / "checkpoint_000010")
+
+
+def test_resume_passes_over_damaged_checkpoints(tmp_path):
+    paths = [make_checkpoint(tmp_path / f"checkpoint_{i:06d}") for i in range(3)]
+    truncate(paths[2] / "algorithm_state.pkl")
+    known = [_TrainingResult(Checkpoint(str(path)), {"training_iteration": i}) for i, path in enumerate(paths)]
+    manager = SimpleNamespace(_checkpoint_results=known, _latest_checkpoint_result=known[2])
+    trial = SimpleNamespace(
+        trial_id="t",
+        status=Trial.PENDING,
+        storage=SimpleNamespace(trial_fs_path=str(tmp_path)),
+        run_metadata=SimpleNamespace(checkpoint_manager=manager),
+        invalidate_json_state=lambda: None,
+    )
+    said = []
+    callback = UseValidCheckpoints(said.append, manifest_required=True)
+    callback.on_step_begin(iteration=0, trials=[trial])
+    assert manager._latest_checkpoint_result is known[1]
+    assert manager._checkpoint_results == known[:2]
+    assert (tmp_path / "checkpoint_000002.damaged").is_dir()
+    assert "Passed over" in said[0]
+    assert "checkpoint_000001" in said[1]
