@@ -39,7 +39,8 @@ PROPRIO_PREFIX = "proprio_projector."
 _HUB_PATTERNS = ("*.json", "*.safetensors", "*proprio_projector*checkpoint*")
 _OWN_FILES = re.compile(
     r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|"
-    r"(config|generation_config|dataset_statistics|preprocessor_config|tokenizer|tokenizer_config)\.json"
+    r"(config|dataset_statistics|preprocessor_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens)"
+    r"\.json|tokenizer\.model"
 )
 
 Shapes = dict[str, tuple[int, ...]]
@@ -276,7 +277,8 @@ def _assign(
 ) -> None:
     # A copy: tensors of a safetensors file are views of the mapped file.
     tensor = tensor.to(device=device, dtype=dtype, copy=True)
-    model.load_state_dict({key: tensor}, strict=False, assign=True)
+    owner, _, name = key.rpartition(".")
+    setattr(model.get_submodule(owner), name, nn.Parameter(tensor))
 
 
 def _read_proprio_projector(directory: Path) -> dict[str, Tensor]:

@@ -74,6 +74,13 @@ def test_released_checkpoint_survives_saving(recorded, tmp_path):
             assert json.loads((tmp_path / name / file).read_text()) == json.loads(
                 (recorded.root / name / file).read_text()
             )
+        for file in (
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+            "added_tokens.json",
+            "tokenizer.model",
+        ):
+            assert (tmp_path / name / file).read_bytes() == (recorded.root / name / file).read_bytes()
         again = load(tmp_path / name, dtype=torch.bfloat16)
         assert_same_policy(policy, again)
         assert not (tmp_path / name / "proprio_projector--50000_checkpoint.pt").exists()
