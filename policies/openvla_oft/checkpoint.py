@@ -36,7 +36,13 @@ STATISTICS = "dataset_statistics.json"
 MAX_SHARD_BYTES = 5 * 10**9
 PROPRIO_PREFIX = "proprio_projector."
 
-_HUB_PATTERNS = ("*.json", "*.safetensors", "*proprio_projector*checkpoint*")
+_HUB_PATTERNS = (
+    "*.json",
+    "*.safetensors",
+    "tokenizer.model",
+    "*proprio_projector*checkpoint*",
+    "action_head--*",  # fetched only to be recognised and refused
+)
 _OWN_FILES = re.compile(
     r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|"
     r"(config|dataset_statistics|preprocessor_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens)"
@@ -91,7 +97,7 @@ def resolve(path: str | Path) -> Path:
             f"no directory {path}; to fetch it from the Hugging Face hub: pip install huggingface_hub"
         ) from error
     try:
-        return Path(snapshot_download(str(path), allow_patterns=[*list(_HUB_PATTERNS), "action_head--*"]))
+        return Path(snapshot_download(str(path), allow_patterns=list(_HUB_PATTERNS)))
     except Exception as error:
         raise FileNotFoundError(f"no directory {path}, and the hub does not give it: {error}") from error
 
