@@ -209,7 +209,7 @@ def main(argv: list[str] | None = None) -> None:
         write_demonstrations(path, demos, {"suite": args.suite, "env_config": env_config})
         lengths = [int(np.argmax(demo.successes)) + 1 for demo in demos]
         print(
-            f"{path}: {len(demos)} demonstrations, on average {np.mean(lengths):.1f} control steps to success, "
+            f"{path}: {len(demos)} demos, {np.mean(lengths):.1f} control steps to success on average, "
             f"{num_failures} expert failures, {time.monotonic() - started:.1f} s",
             flush=True,
         )
