@@ -61,7 +61,7 @@ class TaskInfo:
     task_id: int
     instruction: str
     max_control_steps: int
-    num_scenes: Mapping[str, int]
+    num_scenes: Mapping[str, int] = dataclasses.field(hash=False)
     workspace: str
 
 

@@ -22,6 +22,7 @@ def test_scenes_cover_tasks_and_splits_in_order():
     tasks = envs.list_tasks("libero_blocks")
     assert len(tasks) >= 6
     assert len({task.workspace for task in tasks}) == 2
+    assert len(set(tasks)) == len(tasks)
     assert [task.task_id for task in tasks] == list(range(len(tasks)))
     assert len({task.instruction for task in tasks}) == len(tasks)
     for split in ("train", "eval"):

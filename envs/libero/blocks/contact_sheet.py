@@ -1,4 +1,4 @@
-"""Draws a picture of all tasks, start beside success: `python -m envs.libero.blocks.contact_sheet --out FILE.png`."""
+"""Draws all tasks, start beside success: `python -m envs.libero.blocks.contact_sheet --out FILE.png`."""
 
 import argparse
 from pathlib import Path
