@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from envs.base import Scene
-from policies.openvla_oft import OpenVLAOFTPolicy
-from policies.openvla_oft.sampling import log_probs_from_logits, sample_by_inverse_cdf
+from policies.openvla_oft import OpenVLAOFTPolicy, libero_gripper_to_env
+from policies.openvla_oft.sampling import greedy, log_probs_from_logits, sample_by_inverse_cdf
 from rllib_vla.connectors.env_to_module.add_sampling_noise import sampling_uniforms
 from rllib_vla.env_runners.rollout import play
 from rllib_vla.env_runners.simulator import Reply
@@ -81,9 +81,7 @@ class EvaluationTrajectory:
     @property
     def result(self) -> EpisodeResult:
         """Outcome of the finished episode."""
-        return EpisodeResult(
-            self.scene.task, self.scene.index, self.repeat, self.success, self.num_control_steps
-        )
+        return EpisodeResult(self.scene.task, self.scene.index, self.repeat, self.success, self.num_control_steps)
 
 
 class BatchedPolicy:
@@ -94,14 +92,23 @@ class BatchedPolicy:
         temperature: Softmax temperature of sampling; None decodes greedily.
         seed: Seed of sampling. The noise of an episode depends on it, the scene, the repeat and the number of
             the model call only, so an episode can be replayed alone.
+        libero_gripper: The simulator wants LIBERO's gripper convention (-1 = open, +1 = closed).
     """
 
-    def __init__(self, policy: OpenVLAOFTPolicy, *, temperature: float | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        policy: OpenVLAOFTPolicy,
+        *,
+        temperature: float | None = None,
+        seed: int = 0,
+        libero_gripper: bool = True,
+    ) -> None:
         if temperature is not None and temperature <= 0:
             raise ValueError(f"temperature must be positive, not {temperature} (None decodes greedily)")
         self.policy = policy
         self.temperature = temperature
         self.seed = seed
+        self.libero_gripper = libero_gripper
         self.device = next(policy.model.parameters()).device
 
     def __call__(self, waiting: Sequence[EvaluationTrajectory]) -> list[np.ndarray]:
@@ -122,7 +129,7 @@ class BatchedPolicy:
         )
         logits = self.policy.model(**{k: torch.from_numpy(v).to(self.device) for k, v in inputs.items()})
         if self.temperature is None:
-            bins = logits.argmax(dim=-1)
+            bins = greedy(logits)
         else:
             noise = [
                 sampling_uniforms(
@@ -136,7 +143,8 @@ class BatchedPolicy:
             ]
             uniforms = torch.from_numpy(np.stack(noise)).to(self.device)
             bins = sample_by_inverse_cdf(log_probs_from_logits(logits, self.temperature), uniforms)
-        return self.policy.decode_actions(bins.cpu().numpy())
+        actions = self.policy.decode(bins + self.policy.config.first_action_id)
+        return (libero_gripper_to_env(actions) if self.libero_gripper else actions).astype(np.float32)
 
 
 def evaluate_policy(
@@ -146,6 +154,7 @@ def evaluate_policy(
     env_config: dict[str, Any] | None = None,
     temperature: float | None = None,
     seed: int = 0,
+    libero_gripper: bool = True,
     num_simulators: int = 0,
     slots_per_simulator: int = 16,
     policy_name: str = "policy",
@@ -161,6 +170,7 @@ def evaluate_policy(
         env_config: Keyword arguments of the environment.
         temperature: Softmax temperature of sampled actions; None decodes greedily, as benchmarks do.
         seed: Seed of sampled actions.
+        libero_gripper: As in `BatchedPolicy`.
         num_simulators: Simulator actors (one CPU each, needs Ray); 0 simulates in this process.
         slots_per_simulator: Episodes that one simulator plays in turn: how many wait for one forward pass.
         policy_name: What the report calls the policy.
@@ -175,7 +185,7 @@ def evaluate_policy(
     """
     trajectories = [EvaluationTrajectory(s, r, i) for i, (s, r) in enumerate(protocol.episodes())]
     policy.model.eval()
-    act = BatchedPolicy(policy, temperature=temperature, seed=seed)
+    act = BatchedPolicy(policy, temperature=temperature, seed=seed, libero_gripper=libero_gripper)
     started = time.monotonic()
     slots = min(slots_per_simulator, len(trajectories))
     with simulator_pool(protocol.suite, env_config or {}, num_simulators, slots) as pool:
@@ -184,9 +194,7 @@ def evaluate_policy(
                 on_episode(done, len(trajectories), trajectory.result)
         finished = [t for t in trajectories if t.error is None]
         if not finished:
-            raise EvaluationError(f"all episodes were lost: {trajectories[0].error}") from trajectories[
-                0
-            ].error
+            raise EvaluationError(f"all episodes were lost: {trajectories[0].error}") from trajectories[0].error
         report = EvaluationReport(
             suite=protocol.suite,
             split=protocol.split,

@@ -60,9 +60,7 @@ class SuccessSummary:
         won = [e for e in episodes if e.success]
         low, high = wilson_interval(len(won), n)
         mean_won = sum(e.num_control_steps for e in won) / len(won) if won else None
-        return cls(
-            n, len(won), len(won) / n, low, high, sum(e.num_control_steps for e in episodes) / n, mean_won
-        )
+        return cls(n, len(won), len(won) / n, low, high, sum(e.num_control_steps for e in episodes) / n, mean_won)
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,7 @@ class Demonstration:
         return len(self.actions)
 
 
-def read_libero_hdf5(
-    path: str | Path, *, demos: list[str] | None = None, camera: str = CAMERA
-) -> list[Demonstration]:
+def read_libero_hdf5(path: str | Path, *, demos: list[str] | None = None, camera: str = CAMERA) -> list[Demonstration]:
     """Reads the demonstrations of one task from a file in LIBERO's HDF5 layout.
 
     LIBERO stores frames rotated by 180 degrees; they are rotated back here, which is what
@@ -115,9 +113,7 @@ def load_demonstrations(
             names = _demo_names(_child(file, "data", path.name))
         if demos_per_task is not None:
             if demos_per_task > len(names):
-                raise DemonstrationError(
-                    f"{path} has {len(names)} demonstrations, {demos_per_task} were asked for"
-                )
+                raise DemonstrationError(f"{path} has {len(names)} demonstrations, {demos_per_task} were asked for")
             order = np.random.default_rng([seed, zlib.crc32(task.encode())]).permutation(len(names))
             names = [names[i] for i in order[:demos_per_task]]
         loaded += read_libero_hdf5(path, demos=names, camera=camera)
@@ -132,9 +128,7 @@ def _read_demo(group: h5py.Group, task: str, instruction: str, camera: str) -> D
     if actions.ndim != 2:
         raise DemonstrationError(f"{source}/actions has shape {actions.shape}, expected [T, D]")
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
-        raise DemonstrationError(
-            f"{source}/obs/{camera} is {frames.dtype} {frames.shape}, expected uint8 [T, H, W, 3]"
-        )
+        raise DemonstrationError(f"{source}/obs/{camera} is {frames.dtype} {frames.shape}, expected uint8 [T, H, W, 3]")
     if len(frames) != len(actions):
         raise DemonstrationError(f"{source} has {len(frames)} frames for {len(actions)} actions")
     bad = np.flatnonzero(~np.isfinite(actions).all(axis=1))

@@ -90,9 +90,7 @@ class SFTTrainer:
         """File of the resumable training state."""
         return Path(self.config.output_dir) / "training_state.pt"
 
-    def fit(
-        self, *, until: int | None = None, on_log: Callable[[dict[str, float]], None] | None = None
-    ) -> None:
+    def fit(self, *, until: int | None = None, on_log: Callable[[dict[str, float]], None] | None = None) -> None:
         """Trains up to step `until` (default: the configured number of steps) from the current step on.
 
         Args:
@@ -160,13 +158,13 @@ class SFTTrainer:
         self.step += 1
         return {"loss": loss_sum, "token_accuracy": accuracy_sum, "gradient_norm": norm}
 
-    def _forward(
-        self, indices: torch.Tensor, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _forward(self, indices: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and accuracy of one micro-batch."""
         batch = self.dataset.batch(indices)
         if self.config.augmentation.enabled:
-            batch["images"] = augment(batch["images"], self.config.augmentation, generator)
+            batch["images"] = augment(
+                batch["images"], self.config.augmentation, generator, crop=self.dataset.chain_crops
+            )
         bins = batch.pop("bins").to(self.device)
         inputs = {name: value.to(self.device) for name, value in batch.items()}
         bfloat16 = self.config.precision == "bfloat16"

@@ -67,9 +67,7 @@ def test_brightness_shifts_all_values_alike():
 
 
 def test_contrast_keeps_the_mean_and_scales_distances():
-    image = (
-        torch.tensor([100, 140], dtype=torch.uint8).repeat(8)[:, None].expand(16, 3).reshape(1, 1, 4, 4, 3)
-    )
+    image = torch.tensor([100, 140], dtype=torch.uint8).repeat(8)[:, None].expand(16, 3).reshape(1, 1, 4, 4, 3)
     out = augment(image.expand(40, -1, -1, -1, -1), only(contrast=0.2), generator()).float().flatten(1)
     np.testing.assert_allclose(out.mean(dim=1), 120, atol=0.5)
     spread = out.max(dim=1).values - out.min(dim=1).values
@@ -78,9 +76,7 @@ def test_contrast_keeps_the_mean_and_scales_distances():
 
 
 def test_saturation_and_hue_leave_grey_alone():
-    grey = torch.randint(0, 256, (8, 1, 6, 6, 1), dtype=torch.uint8, generator=generator()).expand(
-        -1, -1, -1, -1, 3
-    )
+    grey = torch.randint(0, 256, (8, 1, 6, 6, 1), dtype=torch.uint8, generator=generator()).expand(-1, -1, -1, -1, 3)
     out = augment(grey, only(saturation=0.2, hue=0.05), generator())
     assert (out.int() - grey.int()).abs().max() <= 1
 

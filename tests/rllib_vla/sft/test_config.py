@@ -13,9 +13,7 @@ def test_plain_values_round_trip():
 
 def test_yaml_numbers_without_a_dot_are_numbers(tmp_path):
     path = tmp_path / "sft.yaml"
-    path.write_text(
-        "demos_dir: d\noutput_dir: o\ntasks: [lift]\nlr: 5e-4\nema_decay: null\nbetas: [0.9, 0.95]\n"
-    )
+    path.write_text("demos_dir: d\noutput_dir: o\ntasks: [lift]\nlr: 5e-4\nema_decay: null\nbetas: [0.9, 0.95]\n")
     config = SFTConfig.from_yaml(path)
     assert (config.lr, config.ema_decay, config.betas) == (5e-4, None, (0.9, 0.95))
 
