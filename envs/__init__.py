@@ -8,34 +8,56 @@ Importing this package is light: a simulator is imported when an environment is 
     observation, info = env.reset(options={"scene": scene})
 """
 
+import functools
 import importlib
+from typing import Any
 
 import gymnasium as gym
 
-from envs.base import SPLITS, ManipulationEnv, Scene, TaskInfo, unknown_name
+from envs.base import SPLITS, ManipulationEnv, Scene, Suite, TaskInfo, unknown_name
 
-# Suite -> (module with its task table, "module:class" of its environment, gymnasium id).
 _SUITES = {
-    "libero_blocks": (
-        "envs.libero.blocks.tasks",
-        "envs.libero.blocks.environment:LiberoBlocksEnv",
-        "rllib_vla/LiberoBlocks-v0",
-    ),
+    suite.name: suite
+    for suite in [
+        Suite(
+            name="libero_blocks",
+            tasks="envs.libero.blocks.tasks:TASKS",
+            env_class="envs.libero.blocks.environment:LiberoBlocksEnv",
+            gym_id="rllib_vla/LiberoBlocks-v0",
+            gripper_convention="libero",
+        ),
+    ]
 }
 
-for _, _entry_point, _gym_id in _SUITES.values():
-    if _gym_id not in gym.registry:
-        gym.register(_gym_id, entry_point=_entry_point)
+for _suite in _SUITES.values():
+    if _suite.gym_id not in gym.registry:
+        gym.register(_suite.gym_id, entry_point=_suite.env_class)
 
 
 def list_suites() -> list[str]:
-    """Returns the names of all suites."""
+    """Returns the names of all built-in suites."""
     return list(_SUITES)
+
+
+def get_suite(suite: str) -> Suite:
+    """Returns what is known about a suite.
+
+    Args:
+        suite: Name of a built-in suite, or ``"module:ATTRIBUTE"`` naming a `Suite` object of your own.
+
+    Raises:
+        ValueError: For an unknown name; names the nearest valid one.
+    """
+    if ":" in suite:
+        return _load(suite)
+    if suite not in _SUITES:
+        raise unknown_name("suite", suite, _SUITES)
+    return _SUITES[suite]
 
 
 def list_tasks(suite: str) -> list[TaskInfo]:
     """Returns the tasks of `suite` in the order of their ids. ValueError for an unknown suite."""
-    return list(importlib.import_module(_suite_entry(suite)[0]).TASKS)
+    return list(_load(get_suite(suite).tasks))
 
 
 def list_scenes(suite: str, split: str, tasks: list[str] | None = None) -> list[Scene]:
@@ -73,18 +95,48 @@ def make_env(suite: str, **env_config) -> ManipulationEnv:
     Raises:
         ValueError: For an unknown suite or key of `env_config`; names the nearest valid one.
     """
-    module_name, class_name = _suite_entry(suite)[1].split(":")
-    env_class = getattr(importlib.import_module(module_name), class_name)
+    validate_env_config(suite, env_config)
+    return _load(get_suite(suite).env_class)(**env_config)
+
+
+def validate_env_config(suite: str, env_config: dict[str, Any]) -> None:
+    """Checks the keys of `env_config`. ValueError for an unknown one; names the nearest valid key."""
+    valid = _load(get_suite(suite).env_class).CONFIG_KEYS
     for key in env_config:
-        if key not in env_class.CONFIG_KEYS:
-            raise unknown_name(f"key in env_config of suite {suite!r}", key, env_class.CONFIG_KEYS)
-    return env_class(**env_config)
+        if key not in valid:
+            raise unknown_name(f"key in env_config of suite {suite!r}", key, valid)
 
 
-def _suite_entry(suite: str) -> tuple[str, str, str]:
-    if suite not in _SUITES:
-        raise unknown_name("suite", suite, _SUITES)
-    return _SUITES[suite]
+def make_spaces(suite: str, **env_config) -> tuple[gym.Space, gym.Space]:
+    """Returns the observation and the action space of `make_env(suite, **env_config)`; no simulator is built."""
+    return _make_spaces(suite, tuple(sorted(env_config.items())))
 
 
-__all__ = ["ManipulationEnv", "Scene", "TaskInfo", "list_scenes", "list_suites", "list_tasks", "make_env"]
+@functools.cache
+def _make_spaces(suite: str, env_config: tuple) -> tuple[gym.Space, gym.Space]:
+    env = make_env(suite, **dict(env_config))
+    return env.observation_space, env.action_space
+
+
+def _load(path: str) -> Any:
+    """Imports ``"module:attribute"``."""
+    module_name, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"cannot load {path!r}: {error}") from error
+
+
+__all__ = [
+    "ManipulationEnv",
+    "Scene",
+    "Suite",
+    "TaskInfo",
+    "get_suite",
+    "list_scenes",
+    "list_suites",
+    "list_tasks",
+    "make_env",
+    "make_spaces",
+    "validate_env_config",
+]

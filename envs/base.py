@@ -65,6 +65,26 @@ class TaskInfo:
     workspace: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """Where the parts of a benchmark suite are; nothing is imported until it is needed.
+
+    Attributes:
+        name: Name of the suite, or ``"module:ATTRIBUTE"`` of this object if it is not built in.
+        tasks: ``"module:ATTRIBUTE"`` of its sequence of `TaskInfo`.
+        env_class: ``"module:Class"`` of its `ManipulationEnv`, which lists its arguments in `CONFIG_KEYS`.
+        gym_id: Gymnasium id.
+        gripper_convention: ``"libero"`` if the last action dimension is a gripper with -1 = open and +1 = closed;
+            None if actions go to the simulator as the policy's statistics give them.
+    """
+
+    name: str
+    tasks: str
+    env_class: str
+    gym_id: str
+    gripper_convention: str | None = None
+
+
 class ManipulationEnv(gym.Env, abc.ABC):
     """A manipulation environment that executes whole action chunks.
 

@@ -10,8 +10,7 @@ import dataclasses
 import gymnasium as gym
 import numpy as np
 
-import envs
-from envs.base import ManipulationEnv, Scene, TaskInfo
+from envs.base import ManipulationEnv, Scene, Suite, TaskInfo
 
 SIZE = 96
 STEP = 0.1
@@ -19,6 +18,14 @@ TASKS = [
     TaskInfo("go_left", 0, "go to the left target", 24, {"train": 6, "eval": 4}, "plane"),
     TaskInfo("go_right", 1, "go to the right target", 24, {"train": 6, "eval": 4}, "plane"),
 ]
+
+SUITE = Suite(
+    name="tests.toy_suite:SUITE",
+    tasks="tests.toy_suite:TASKS",
+    env_class="tests.toy_suite:ToyEnv",
+    gym_id="rllib_vla/Toy-v0",
+    gripper_convention="libero",
+)
 
 
 @dataclasses.dataclass
@@ -36,7 +43,7 @@ class ToyEnv(ManipulationEnv):
 
     def __init__(self, fault: str | None = None):
         self.chunk_size, self.action_dim = 8, 7
-        self.observation_space, self.action_space = make_spaces()
+        self.observation_space, self.action_space = _make_spaces()
         self._fault = fault
         self._current: _State | None = None
 
@@ -101,8 +108,7 @@ class ToyEnv(ManipulationEnv):
         time.sleep(3600)
 
 
-def make_spaces(**env_config):
-    """Observation and action space."""
+def _make_spaces():
     observation = gym.spaces.Dict(
         image=gym.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8),
         proprio=gym.spaces.Box(-np.inf, np.inf, (8,), np.float32),

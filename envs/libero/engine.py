@@ -108,7 +108,11 @@ def _import_libero_with_private_config() -> None:
     os.environ["LIBERO_CONFIG_PATH"] = config_dir
     try:
         # bddl and robosuite print notices about optional parts while they are imported.
-        with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
+        with (
+            open(os.devnull, "w") as null,
+            contextlib.redirect_stdout(null),
+            contextlib.redirect_stderr(null),
+        ):
             import libero.libero
     finally:
         if previous is None:

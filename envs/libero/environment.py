@@ -269,6 +269,18 @@ class LiberoEnv(ManipulationEnv):
         """The robosuite environment of the current scene: privileged state for experts and tools."""
         return self._workspace().env
 
+    def step_beyond_success(self, action: np.ndarray) -> tuple[dict[str, Any], bool]:
+        """Executes one action [7], whether or not the episode has ended: recorders show what follows a success.
+
+        Returns:
+            The observation and whether the goal holds after the action.
+        """
+        workspace = self._workspace()
+        _, success = workspace.stepper.step(self._check_chunk(np.asarray(action)[None]))
+        self._num_steps += 1
+        self._ended = True
+        return self._observation(workspace), success
+
     # --- internals -----------------------------------------------------------------------------------------
 
     def _task_info(self) -> TaskInfo:

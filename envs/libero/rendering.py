@@ -1,6 +1,11 @@
 """Offscreen frames of one MuJoCo model."""
 
+import atexit
 import dataclasses
+import functools
+import os
+import weakref
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -27,6 +32,29 @@ class RenderStyle:
 LIGHT_STYLE = RenderStyle(shadows=False, reflections=False, multisamples=0)
 
 
+_LIVE_RENDERERS: weakref.WeakSet = weakref.WeakSet()
+
+
+@functools.cache
+def _close_renderers_at_exit() -> None:
+    # Registered after the GL library's own exit handler, so that it runs before it: each exit would otherwise print
+    # tracebacks about contexts of a display that is gone.
+    atexit.register(lambda: [renderer.close() for renderer in list(_LIVE_RENDERERS)])
+
+
+def _make_gl_context(size: int) -> Any:
+    # `mujoco.GLContext` is chosen when mujoco is first imported, which may have been before MUJOCO_GL was set.
+    backend = os.environ.get("MUJOCO_GL", "egl").lower()
+    if backend == "egl":
+        from mujoco.egl import GLContext
+    elif backend == "osmesa":
+        from mujoco.osmesa import GLContext
+    else:
+        GLContext = mujoco.GLContext
+    _close_renderers_at_exit()
+    return GLContext(size, size)
+
+
 class FrameRenderer:
     """Renders frames of a model; several renderers may live in one process, each with its own GL context."""
 
@@ -41,7 +69,7 @@ class FrameRenderer:
         self._model, self._data = model, data
         model.vis.global_.offwidth = model.vis.global_.offheight = max_size
         model.vis.quality.offsamples = style.multisamples
-        self._gl = mujoco.GLContext(max_size, max_size)
+        self._gl = _make_gl_context(max_size)
         self._gl.make_current()
         self._scene = mujoco.MjvScene(model, maxgeom=1000)
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = style.shadows
@@ -54,6 +82,7 @@ class FrameRenderer:
         self._perturb = mujoco.MjvPerturb()
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        _LIVE_RENDERERS.add(self)
 
     def render(self, camera: str, size: int) -> np.ndarray:
         """Returns a frame as the eye sees it (first row on top), uint8 [size, size, 3].

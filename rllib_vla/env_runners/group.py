@@ -9,10 +9,10 @@ id in `custom_data` ties them together.
 from dataclasses import dataclass, field
 
 import numpy as np
-from envs.base import Scene
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
+from envs.base import Scene
 from rllib_vla.columns import TOKEN_MASK
 from rllib_vla.env_runners.simulator import Reply
 

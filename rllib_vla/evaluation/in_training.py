@@ -96,4 +96,6 @@ def _write_videos(played: list[PlayedEpisode], folder: Path) -> None:
         if episode.frames is not None:
             scene = episode.request.scene
             outcome = "success" if episode.success else "failure"
-            write_video(folder / f"{scene.task}_{scene.split}{scene.index:02d}_{outcome}.mp4", episode.frames, fps=VIDEO_FPS)
+            write_video(
+                folder / f"{scene.task}_{scene.split}{scene.index:02d}_{outcome}.mp4", episode.frames, fps=VIDEO_FPS
+            )

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from policies.openvla_oft.sampling import gather, greedy, log_probs_from_logits, sample_by_inverse_cdf
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.annotations import override
 
 from policies.openvla_oft import OpenVLAOFTPolicy
+from policies.openvla_oft.sampling import gather, greedy, log_probs_from_logits, sample_by_inverse_cdf
 from rllib_vla.algorithms.grpo.default_grpo_rl_module import ALL_LOG_PROBS, DefaultGRPORLModule
 from rllib_vla.columns import ATTENTION_MASK, IMAGES, INPUT_IDS, PROPRIO, SAMPLING_UNIFORMS
 

@@ -11,8 +11,7 @@ from robosuite.models.objects import BoxObject, CylinderObject, MujocoXMLObject
 from robosuite.robots import ROBOT_CLASS_MAPPING
 from robosuite.robots.single_arm import SingleArm
 
-CUBE_SIZE = 0.042
-TABLE_HEIGHT = 0.90
+from envs.libero.blocks.tasks import CUBE_SIZE, TABLE_HEIGHT
 
 _YAW_RANGE = (-0.12, 0.12)  # radians
 _FREE_JOINT = "default"
@@ -94,9 +93,7 @@ class _Disc(CylinderObject):
     category = "disc"
 
     def __init__(self, name: str, joints=None):
-        super().__init__(
-            name=name, size=list(self.half_size), rgba=[*self.colour, 1.0], density=800.0, joints=joints
-        )
+        super().__init__(name=name, size=list(self.half_size), rgba=[*self.colour, 1.0], density=800.0, joints=joints)
         _add_libero_properties(self, self.category)
 
 
@@ -156,7 +153,7 @@ class BlocksGripper(PandaGripper):
 
 
 class MountedBlocksPanda(MountedPanda):
-    """Panda bolted to the table (no pedestal), gripper about 13 cm above the middle of the workspace."""
+    """Panda bolted to the table (no pedestal), gripper 14.5 cm above the middle of the workspace."""
 
     @property
     def default_mount(self):
@@ -168,11 +165,12 @@ class MountedBlocksPanda(MountedPanda):
 
     @property
     def base_xpos_offset(self):
-        return {"table": lambda table_length: (-0.16 - table_length / 2, 0, TABLE_HEIGHT)}
+        return {"table": lambda table_length: (-0.06 - table_length / 2, 0, TABLE_HEIGHT)}
 
     @property
     def init_qpos(self):
-        return np.array([0.0, 0.1, 0.0, -2.3, 0.0, 2.4, np.pi / 4])
+        # Grip site at x = -3 cm, y = 0, 14.5 cm above the table, pointing down.
+        return np.array([0.0, 0.2475, 0.0, -2.2952, 0.0, 2.5427, np.pi / 4])
 
 
 GRIPPER_MAPPING["BlocksGripper"] = BlocksGripper

@@ -3,7 +3,7 @@
 from libero.libero.envs.predicates import VALIDATE_PREDICATE_FN_DICT
 from libero.libero.envs.predicates.base_predicates import BinaryAtomic, UnaryAtomic
 
-from envs.libero.blocks.objects import TABLE_HEIGHT
+from envs.libero.blocks.tasks import TABLE_HEIGHT
 
 LIFT_HEIGHT = 0.045  # metres between the bottom of the object and the table
 _RESTING_HEIGHT = 0.012  # metres; an object held in the air is not at its goal

@@ -17,12 +17,12 @@ MODEL_TIMESTEP = 0.005
 _ROBOT_PREFIXES = ("robot0_", "gripper0_")
 # Only these parts of the robot reach the table and the objects.
 _TOUCHING_PARTS = ("hand", "finger")
-_ARM_RGBA, _HAND_RGBA, _FINGER_RGBA = "0.90 0.90 0.92 1", "0.25 0.26 0.30 1", "0.12 0.12 0.14 1"
+_ARM_RGBA, _HAND_RGBA, _FINGER_RGBA = "0.90 0.90 0.92 1", "0.55 0.56 0.60 1", "0.10 0.10 0.12 1"
 _HIDDEN_GROUP = "4"
 
 
 # LIBERO's decorator returns None, so the class is taken from the table that it filled.
-class Libero_Blocks_Manipulation(TASK_MAPPING["libero_tabletop_manipulation"]):  # noqa: N801
+class Libero_Blocks_Manipulation(TASK_MAPPING["libero_tabletop_manipulation"]):
     """Tabletop problem with an arena of our own; BDDL files name it LIBERO_Blocks_Manipulation."""
 
     def __init__(self, bddl_file_name: str, *args, **kwargs):
@@ -68,9 +68,7 @@ class Libero_Blocks_Manipulation(TASK_MAPPING["libero_tabletop_manipulation"]): 
         first = self._geom_ids(geoms_1)
         second = None if geoms_2 is None else self._geom_ids(geoms_2)
         for a, b in self.sim.data._data.contact.geom.tolist():
-            if (a in first and (second is None or b in second)) or (
-                b in first and (second is None or a in second)
-            ):
+            if (a in first and (second is None or b in second)) or (b in first and (second is None or a in second)):
                 return True
         return False
 

@@ -6,6 +6,8 @@ from envs.base import SPLITS, TaskInfo
 
 SUITE = "libero_blocks"
 NUM_SCENES_PER_SPLIT = 50
+CUBE_SIZE = 0.042  # metres
+TABLE_HEIGHT = 0.90  # metres
 INITIAL_STATES_FILE = Path(__file__).with_name("initial_states.npz")
 
 # Workspaces: all tasks of one workspace share one simulator model, so that only the instruction tells them apart.

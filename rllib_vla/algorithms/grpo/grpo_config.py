@@ -271,7 +271,8 @@ class GRPOConfig(AlgorithmConfig):
             envs.list_scenes(self.env, "train", self.env_config.get("tasks"))
             envs.list_scenes(self.env, self.evaluation_split, self.env_config.get("tasks"))
             envs.validate_env_config(self.env, self.get_simulator_config())
-        except ValueError as error:
+            self.get_environment_spaces()
+        except (ValueError, RuntimeError) as error:
             self._value_error(str(error))
 
     def _validate_numbers(self) -> None:
@@ -334,7 +335,7 @@ class GRPOConfig(AlgorithmConfig):
         """RLlib's unbatching, then tokens to actions; no unsquashing of what are not Box actions."""
         pipeline = super().build_module_to_env_connector(env=env, spaces=spaces)
         pipeline.remove(NormalizeAndClipActions)
-        libero_gripper = envs.suite_info(self.env).gripper_convention == "libero"
+        libero_gripper = envs.get_suite(self.env).gripper_convention == "libero"
         pipeline.insert_after(UnBatchToIndividualItems, DetokenizeActions(libero_gripper=libero_gripper))
         return pipeline
 
