@@ -37,8 +37,8 @@ _LIVE_RENDERERS: weakref.WeakSet = weakref.WeakSet()
 
 @functools.cache
 def _close_renderers_at_exit() -> None:
-    # Registered after the GL library's own exit handler, so that it runs before it: each exit would otherwise print
-    # tracebacks about contexts of a display that is gone.
+    # Called after the first context is made: the GL library then has its own exit handler, and this one, registered
+    # later, runs before it. Each exit would otherwise print tracebacks about contexts of a display that is gone.
     atexit.register(lambda: [renderer.close() for renderer in list(_LIVE_RENDERERS)])
 
 
@@ -51,8 +51,9 @@ def _make_gl_context(size: int) -> Any:
         from mujoco.osmesa import GLContext
     else:
         GLContext = mujoco.GLContext
+    context = GLContext(size, size)
     _close_renderers_at_exit()
-    return GLContext(size, size)
+    return context
 
 
 class FrameRenderer:

@@ -99,7 +99,7 @@ class PickPlaceExpert(PickExpert):
         carry = TABLE_HEIGHT + _CARRY_HEIGHT
         if self._phase == 1:
             if self.eef[2] < carry - 0.02 and np.linalg.norm(goal[:2] - self.eef[:2]) > 0.03:
-                return np.array([*(0.8 * self.eef[:2] + 0.2 * goal[:2]), carry + 0.02]), CLOSE
+                return np.array([*(0.5 * self.eef[:2] + 0.5 * goal[:2]), carry + 0.02]), CLOSE
             self._phase = 2
         if self._phase == 2:
             if np.linalg.norm(goal - self.eef) > 0.012:

@@ -23,6 +23,7 @@ class _Block(BoxObject):
     half_size = (CUBE_SIZE / 2,) * 3
     colour = (0.5, 0.5, 0.5)
     category = "block"
+    friction = 1.2  # sliding
 
     def __init__(self, name: str, joints=_FREE_JOINT):
         super().__init__(
@@ -30,7 +31,7 @@ class _Block(BoxObject):
             size=list(self.half_size),
             rgba=[*self.colour, 1.0],
             density=300.0,
-            friction=[1.2, 0.01, 0.001],
+            friction=[self.friction, 0.01, 0.001],
             solref=[0.015, 1.0],
             joints=joints,
         )
@@ -85,6 +86,14 @@ class OrangeBar(_Block):
     half_size = (0.018, 0.055, 0.018)
     colour = (0.95, 0.42, 0.05)
     category = "orange_bar"
+    friction = 0.3
+
+    def __init__(self, name: str, joints=_FREE_JOINT):
+        super().__init__(name, joints)
+        # MuJoCo takes the larger friction of two geoms unless one has priority; with that of table and fingers,
+        # a bar that tilts by a degree wedges itself between them.
+        for geom in self._obj.iter("geom"):
+            geom.set("priority", "1")
 
 
 class _Disc(CylinderObject):

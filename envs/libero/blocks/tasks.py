@@ -15,9 +15,9 @@ CUBES, STACK = "cubes", "stack"
 
 # name, instruction, workspace, step limit in control steps at 20 Hz (a multiple of 8)
 _TABLE = (
-    ("lift_red_cube", "lift the red cube", CUBES, 48),
-    ("lift_blue_cube", "lift the blue cube", CUBES, 48),
-    ("lift_green_cube", "lift the green cube", CUBES, 48),
+    ("lift_red_cube", "lift the red cube", CUBES, 40),
+    ("lift_blue_cube", "lift the blue cube", CUBES, 40),
+    ("lift_green_cube", "lift the green cube", CUBES, 40),
     ("move_green_cube_to_yellow_square", "move the green cube to the yellow square", CUBES, 72),
     ("put_red_cube_on_plate", "put the red cube on the plate", CUBES, 80),
     ("put_blue_cube_in_box", "put the blue cube in the box", CUBES, 80),
