@@ -174,12 +174,12 @@ class MountedBlocksPanda(MountedPanda):
 
     @property
     def base_xpos_offset(self):
-        return {"table": lambda table_length: (-0.06 - table_length / 2, 0, TABLE_HEIGHT)}
+        return {"table": lambda table_length: (0.0 - table_length / 2, 0, TABLE_HEIGHT)}
 
     @property
     def init_qpos(self):
         # Grip site at x = -3 cm, y = 0, 14.5 cm above the table, pointing down.
-        return np.array([0.0, 0.2475, 0.0, -2.2952, 0.0, 2.5427, np.pi / 4])
+        return np.array([0.0, 0.1098, 0.0, -2.5016, 0.0, 2.6114, np.pi / 4])
 
 
 GRIPPER_MAPPING["BlocksGripper"] = BlocksGripper
