@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from envs import get_suite
 from envs.base import Scene
 from policies.openvla_oft import OpenVLAOFTPolicy, libero_gripper_to_env
 from policies.openvla_oft.sampling import greedy, log_probs_from_logits, sample_by_inverse_cdf
@@ -92,7 +93,7 @@ class BatchedPolicy:
         temperature: Softmax temperature of sampling; None decodes greedily.
         seed: Seed of sampling. The noise of an episode depends on it, the scene, the repeat and the number of
             the model call only, so an episode can be replayed alone.
-        libero_gripper: The simulator wants LIBERO's gripper convention (-1 = open, +1 = closed).
+        gripper_convention: That of the suite, see `envs.base.Suite`.
     """
 
     def __init__(
@@ -101,14 +102,14 @@ class BatchedPolicy:
         *,
         temperature: float | None = None,
         seed: int = 0,
-        libero_gripper: bool = True,
+        gripper_convention: str | None,
     ) -> None:
         if temperature is not None and temperature <= 0:
             raise ValueError(f"temperature must be positive, not {temperature} (None decodes greedily)")
         self.policy = policy
         self.temperature = temperature
         self.seed = seed
-        self.libero_gripper = libero_gripper
+        self.gripper_convention = gripper_convention
         self.device = next(policy.model.parameters()).device
 
     def __call__(self, waiting: Sequence[EvaluationTrajectory]) -> list[np.ndarray]:
@@ -144,7 +145,9 @@ class BatchedPolicy:
             uniforms = torch.from_numpy(np.stack(noise)).to(self.device)
             bins = sample_by_inverse_cdf(log_probs_from_logits(logits, self.temperature), uniforms)
         actions = self.policy.decode(bins + self.policy.config.first_action_id)
-        return (libero_gripper_to_env(actions) if self.libero_gripper else actions).astype(np.float32)
+        if self.gripper_convention == "libero":
+            actions = libero_gripper_to_env(actions)
+        return actions.astype(np.float32)
 
 
 def evaluate_policy(
@@ -154,7 +157,6 @@ def evaluate_policy(
     env_config: dict[str, Any] | None = None,
     temperature: float | None = None,
     seed: int = 0,
-    libero_gripper: bool = True,
     num_simulators: int = 0,
     slots_per_simulator: int = 16,
     policy_name: str = "policy",
@@ -170,7 +172,6 @@ def evaluate_policy(
         env_config: Keyword arguments of the environment.
         temperature: Softmax temperature of sampled actions; None decodes greedily, as benchmarks do.
         seed: Seed of sampled actions.
-        libero_gripper: As in `BatchedPolicy`.
         num_simulators: Simulator actors (one CPU each, needs Ray); 0 simulates in this process.
         slots_per_simulator: Episodes that one simulator plays in turn: how many wait for one forward pass.
         policy_name: What the report calls the policy.
@@ -185,7 +186,8 @@ def evaluate_policy(
     """
     trajectories = [EvaluationTrajectory(s, r, i) for i, (s, r) in enumerate(protocol.episodes())]
     policy.model.eval()
-    act = BatchedPolicy(policy, temperature=temperature, seed=seed, libero_gripper=libero_gripper)
+    gripper = get_suite(protocol.suite).gripper_convention
+    act = BatchedPolicy(policy, gripper_convention=gripper, temperature=temperature, seed=seed)
     started = time.monotonic()
     slots = min(slots_per_simulator, len(trajectories))
     with simulator_pool(protocol.suite, env_config or {}, num_simulators, slots) as pool:
