@@ -34,8 +34,8 @@ def sample(logits: Tensor, temperature: float, generator: torch.Generator | None
         Bins ``[B, N] int64`` and their log-probabilities ``[B, N] float32`` at temperature T.
     """
     log_probs = log_probs_from_logits(logits, temperature)
-    # Inverse of the cumulative distribution: one random number per token instead of 256, ten times faster than
-    # torch.multinomial on a CPU. A bin of probability zero is never the first whose cumulative sum exceeds u.
+    # Inverse of the cumulative distribution: one random number per token instead of 256, and ten times as fast as
+    # torch.multinomial on a CPU. A bin of probability zero is never the first whose sum exceeds u.
     cumulative = log_probs.exp().cumsum(dim=-1)
     uniform = torch.rand(log_probs.shape[:-1], generator=generator, device=log_probs.device).unsqueeze(-1)
     bins = torch.searchsorted(cumulative, uniform * cumulative[..., -1:], right=True).squeeze(-1)
