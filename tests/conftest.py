@@ -49,7 +49,9 @@ def toy_policy_dir(tmp_path_factory) -> str:
     actions = rng.uniform(-1, 1, (200, 7))
     actions[:, 6] = rng.random(200) > 0.5
     torch.manual_seed(0)
-    policy = OpenVLAOFTPolicy.from_scratch(config, [t.instruction for t in TASKS], {"toy": compute_statistics([actions])})
+    policy = OpenVLAOFTPolicy.from_scratch(
+        config, [t.instruction for t in TASKS], {"toy": compute_statistics([actions])}
+    )
     path = tmp_path_factory.mktemp("policies") / "toy"
     policy.save_pretrained(path)
     return str(path)
