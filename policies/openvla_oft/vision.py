@@ -167,9 +167,7 @@ class VisionBackbone(nn.Module):
         patches = self.patchify(images)
         dtype = self.featurizer.pos_embed.dtype
         features = []
-        for tower, mean, std in zip(
-            (self.featurizer, self.fused_featurizer), PIXEL_MEAN, PIXEL_STD, strict=True
-        ):
+        for tower, mean, std in zip((self.featurizer, self.fused_featurizer), PIXEL_MEAN, PIXEL_STD, strict=True):
             # Scalars, not a tensor of constants: nothing to copy to a GPU in a CUDA graph.
             channels = [(patches[:, :, c] - m) / s for c, (m, s) in enumerate(zip(mean, std, strict=True))]
             features.append(tower(torch.cat(channels, dim=-1).to(dtype)))

@@ -69,9 +69,7 @@ def test_frames_rotated_back_are_the_policys_and_actions_replay(recorded):
 
 def test_same_seed_records_the_same_demonstrations(env):
     def record(seed):
-        demos, _ = demonstrations.record_task(
-            env, "libero_blocks", "lift_red_cube", 2, seed, action_noise=0.2
-        )
+        demos, _ = demonstrations.record_task(env, "libero_blocks", "lift_red_cube", 2, seed, action_noise=0.2)
         return demos
 
     first, again, other = record(0), record(0), record(1)

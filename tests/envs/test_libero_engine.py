@@ -8,14 +8,10 @@ import pytest
 from envs.libero import engine
 
 
-@pytest.mark.parametrize(
-    ("package", "version"), [("mujoco", "3.4.0"), ("mujoco", "3.2.7"), ("robosuite", "1.5.2")]
-)
+@pytest.mark.parametrize(("package", "version"), [("mujoco", "3.4.0"), ("mujoco", "3.2.7"), ("robosuite", "1.5.2")])
 def test_other_versions_are_refused(monkeypatch, package, version):
     installed = importlib.metadata.version
-    monkeypatch.setattr(
-        importlib.metadata, "version", lambda name: version if name == package else installed(name)
-    )
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version if name == package else installed(name))
     with pytest.raises(engine.EngineError, match=rf"{package} {version}.*pip install"):
         engine.check_versions()
 
