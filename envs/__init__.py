@@ -1,0 +1,142 @@
+"""Simulated manipulation tasks behind one gymnasium interface.
+
+Importing this package is light: a simulator is imported when an environment is made.
+
+    import envs
+    env = envs.make_env("libero_blocks", image_size=96)
+    scene = envs.list_scenes("libero_blocks", "train", ["lift_red_cube"])[0]
+    observation, info = env.reset(options={"scene": scene})
+"""
+
+import functools
+import importlib
+from typing import Any
+
+import gymnasium as gym
+
+from envs.base import SPLITS, ManipulationEnv, Scene, Suite, TaskInfo, unknown_name
+
+_SUITES = {
+    suite.name: suite
+    for suite in [
+        Suite(
+            name="libero_blocks",
+            tasks="envs.libero.blocks.tasks:TASKS",
+            env_class="envs.libero.blocks.environment:LiberoBlocksEnv",
+            gym_id="rllib_vla/LiberoBlocks-v0",
+            gripper_convention="libero",
+        ),
+    ]
+}
+
+for _suite in _SUITES.values():
+    if _suite.gym_id not in gym.registry:
+        gym.register(_suite.gym_id, entry_point=_suite.env_class)
+
+
+def list_suites() -> list[str]:
+    """Returns the names of all built-in suites."""
+    return list(_SUITES)
+
+
+def get_suite(suite: str) -> Suite:
+    """Returns what is known about a suite.
+
+    Args:
+        suite: Name of a built-in suite, or ``"module:ATTRIBUTE"`` naming a `Suite` object of your own.
+
+    Raises:
+        ValueError: For an unknown name; names the nearest valid one.
+    """
+    if ":" in suite:
+        return _load(suite)
+    if suite not in _SUITES:
+        raise unknown_name("suite", suite, _SUITES)
+    return _SUITES[suite]
+
+
+def list_tasks(suite: str) -> list[TaskInfo]:
+    """Returns the tasks of `suite` in the order of their ids. ValueError for an unknown suite."""
+    return list(_load(get_suite(suite).tasks))
+
+
+def list_scenes(suite: str, split: str, tasks: list[str] | None = None) -> list[Scene]:
+    """Returns all scenes of a split, ordered by task (as given) and index. No simulator is needed.
+
+    Args:
+        suite: Name of the suite.
+        split: ``"train"`` or ``"eval"``.
+        tasks: Names of tasks; None means all tasks of the suite.
+
+    Raises:
+        ValueError: For an unknown suite, split or task; names the nearest valid one.
+    """
+    infos = {info.name: info for info in list_tasks(suite)}
+    if split not in SPLITS:
+        raise unknown_name("split", split, SPLITS)
+    names = list(infos) if tasks is None else list(tasks)
+    for name in names:
+        if name not in infos:
+            raise unknown_name(f"task of suite {suite!r}", name, infos)
+    return [
+        Scene(suite, info.name, info.task_id, info.instruction, split, index)
+        for info in (infos[name] for name in names)
+        for index in range(info.num_scenes[split])
+    ]
+
+
+def make_env(suite: str, **env_config) -> ManipulationEnv:
+    """Makes an environment that can play any scene of `suite`.
+
+    Args:
+        suite: Name of the suite.
+        **env_config: Arguments of the suite's environment class, e.g. `image_size` and `chunk_size`.
+
+    Raises:
+        ValueError: For an unknown suite or key of `env_config`; names the nearest valid one.
+    """
+    validate_env_config(suite, env_config)
+    return _load(get_suite(suite).env_class)(**env_config)
+
+
+def validate_env_config(suite: str, env_config: dict[str, Any]) -> None:
+    """Checks the keys of `env_config`. ValueError for an unknown one; names the nearest valid key."""
+    valid = _load(get_suite(suite).env_class).CONFIG_KEYS
+    for key in env_config:
+        if key not in valid:
+            raise unknown_name(f"key in env_config of suite {suite!r}", key, valid)
+
+
+def make_spaces(suite: str, **env_config) -> tuple[gym.Space, gym.Space]:
+    """Returns the observation and the action space of `make_env(suite, **env_config)`; no simulator is built."""
+    return _make_spaces(suite, tuple(sorted(env_config.items())))
+
+
+@functools.cache
+def _make_spaces(suite: str, env_config: tuple) -> tuple[gym.Space, gym.Space]:
+    env = make_env(suite, **dict(env_config))
+    return env.observation_space, env.action_space
+
+
+def _load(path: str) -> Any:
+    """Imports ``"module:attribute"``."""
+    module_name, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"cannot load {path!r}: {error}") from error
+
+
+__all__ = [
+    "ManipulationEnv",
+    "Scene",
+    "Suite",
+    "TaskInfo",
+    "get_suite",
+    "list_scenes",
+    "list_suites",
+    "list_tasks",
+    "make_env",
+    "make_spaces",
+    "validate_env_config",
+]

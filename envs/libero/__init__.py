@@ -1,0 +1,1 @@
+"""LIBERO's engine (BDDL problems on robosuite and MuJoCo) behind the chunked environment contract."""

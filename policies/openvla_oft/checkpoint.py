@@ -68,9 +68,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise CheckpointError(
-            f"{path} is not valid JSON ({error}): copy or download the file again"
-        ) from error
+        raise CheckpointError(f"{path} is not valid JSON ({error}): copy or download the file again") from error
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -126,9 +124,7 @@ def weight_files(directory: Path) -> list[Path]:
         names = sorted(set(read_json(directory / INDEX)["weight_map"].values()))
         missing = [name for name in names if not (directory / name).is_file()]
         if missing:
-            raise CheckpointError(
-                f"{directory} is incomplete, {INDEX} names absent files: {', '.join(missing)}"
-            )
+            raise CheckpointError(f"{directory} is incomplete, {INDEX} names absent files: {', '.join(missing)}")
         return [directory / name for name in names]
     if (directory / SINGLE).is_file():
         return [directory / SINGLE]
@@ -143,9 +139,7 @@ def _opened(file: Path, device: str = "cpu") -> Iterator[Any]:
     try:
         handle = safe_open(file, framework="pt", device=device)
     except SafetensorError as error:
-        raise CheckpointError(
-            f"{file} is damaged or cut short ({error}): copy or download it again"
-        ) from error
+        raise CheckpointError(f"{file} is damaged or cut short ({error}): copy or download it again") from error
     with handle:
         yield handle
 
@@ -243,9 +237,7 @@ STATISTICS_REMEDY = (
 )
 
 
-def load_weights(
-    model: nn.Module, directory: Path, *, dtype: torch.dtype, device: str | torch.device
-) -> None:
+def load_weights(model: nn.Module, directory: Path, *, dtype: torch.dtype, device: str | torch.device) -> None:
     """Fill a model that was built on the meta device, tensor by tensor.
 
     Peak memory is the model plus one tensor. Names and shapes are compared before anything is read.
@@ -278,9 +270,7 @@ def load_weights(
         _assign(model, key, tensor, dtype, device)
 
 
-def _assign(
-    model: nn.Module, key: str, tensor: Tensor, dtype: torch.dtype, device: str | torch.device
-) -> None:
+def _assign(model: nn.Module, key: str, tensor: Tensor, dtype: torch.dtype, device: str | torch.device) -> None:
     # A copy: tensors of a safetensors file are views of the mapped file.
     tensor = tensor.to(device=device, dtype=dtype, copy=True)
     owner, _, name = key.rpartition(".")
@@ -382,9 +372,7 @@ def save_weights(
     weight_map: dict[str, str] = {}
     for i, keys in enumerate(shards, start=1):
         name = SINGLE if len(shards) == 1 else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {
-            k: state[k].detach().to(device="cpu", dtype=dtype or state[k].dtype).contiguous() for k in keys
-        }
+        tensors = {k: state[k].detach().to(device="cpu", dtype=dtype or state[k].dtype).contiguous() for k in keys}
         save_file(tensors, directory / name, metadata={"format": "pt"})
         (directory / name).chmod(0o644)  # safetensors makes files that only their owner can read
         weight_map |= dict.fromkeys(keys, name)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from policies.openvla_oft.configuration import NUM_ACTION_BINS, OpenVLAOFTConfig
 from policies.openvla_oft.language import LanguageModel, rotary_table
-from policies.openvla_oft.vision import LayerScale, VisionBackbone
+from policies.openvla_oft.vision import LayerScale, VisionBackbone, sin_cos_positions
 
 
 class Projector(nn.Module):
@@ -61,6 +61,9 @@ class OpenVLAOFT(nn.Module):
         if config.use_proprio:
             self.proprio_projector = ProprioProjector(config.proprio_dim, config.hidden_size)
         self.language_model = LanguageModel(config)
+        self.action_slot_embeddings = None
+        if config.action_slot_embeddings:
+            self.action_slot_embeddings = nn.Parameter(torch.zeros(config.num_action_tokens, config.hidden_size))
         self.init_weights()
 
     @torch.no_grad()
@@ -82,8 +85,12 @@ class OpenVLAOFT(nn.Module):
             elif isinstance(module, LayerScale):
                 nn.init.ones_(module.scale_factor)
         for name, parameter in self.named_parameters():
-            if name.endswith(("pos_embed", "cls_token", "reg_token", "latent")):
+            if name.endswith("pos_embed"):
+                parameter.copy_(sin_cos_positions(*parameter.shape[1:]))
+            elif name.endswith(("cls_token", "reg_token", "latent")):
                 nn.init.normal_(parameter, std=0.02 * gain)
+        if self.action_slot_embeddings is not None:
+            nn.init.normal_(self.action_slot_embeddings, std=gain)
         # Small head: the first policy is close to uniform over the bins.
         nn.init.normal_(self.language_model.lm_head.weight, std=0.02)
 
@@ -166,7 +173,11 @@ class OpenVLAOFT(nn.Module):
         tail = torch.where(is_stop.unsqueeze(-1), stop, tail)
         embeds = torch.cat([prompt[:, :1], visual.to(prompt.dtype), tail], dim=1)
         num_visual = visual.shape[1]
-        return embeds, num_visual + prompt_len + slots + 1, num_visual + prompt_len - 1
+        first = num_visual + prompt_len - 1
+        if self.action_slot_embeddings is not None:
+            read = (first.unsqueeze(1) + tail_index[:slots]).unsqueeze(-1).expand(-1, -1, embeds.shape[-1])
+            embeds = embeds.scatter_add(1, read, self.action_slot_embeddings.to(embeds.dtype).expand(read.shape))
+        return embeds, first + slots + 2, first
 
     def action_hidden(
         self, images: Tensor, input_ids: Tensor, attention_mask: Tensor, proprio: Tensor | None = None

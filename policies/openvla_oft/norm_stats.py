@@ -34,15 +34,11 @@ class Normalizer:
 
     def __init__(self, stats: dict[str, Any], normalization: str) -> None:
         if normalization not in NORMALIZATIONS:
-            raise ValueError(
-                f"normalization must be one of {', '.join(NORMALIZATIONS)}, not {normalization!r}"
-            )
+            raise ValueError(f"normalization must be one of {', '.join(NORMALIZATIONS)}, not {normalization!r}")
         low, high = _LIMITS[normalization]
         missing = [name for name in (low, high) if name not in stats]
         if missing:
-            raise ValueError(
-                f"statistics lack {', '.join(missing)}, which {normalization!r} normalisation needs"
-            )
+            raise ValueError(f"statistics lack {', '.join(missing)}, which {normalization!r} normalisation needs")
         self.low = np.asarray(stats[low], dtype=np.float64)
         self.high = np.asarray(stats[high], dtype=np.float64)
         self.mask = np.asarray(stats.get("mask", np.ones_like(self.low)), dtype=bool)
@@ -99,9 +95,7 @@ def resolve_unnorm_key(norm_stats: dict[str, Any], key: str | None) -> str:
     if key is None:
         if len(norm_stats) == 1:
             return next(iter(norm_stats))
-        raise ValueError(
-            f"the checkpoint has statistics of several data sets: pass unnorm_key, one of: {available}"
-        )
+        raise ValueError(f"the checkpoint has statistics of several data sets: pass unnorm_key, one of: {available}")
     bare = next((key.removeprefix(p) for p in _TASK_PREFIXES if key.startswith(p)), key)
     for candidate in (key, f"{key}_no_noops", bare):
         if candidate in norm_stats:

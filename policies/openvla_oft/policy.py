@@ -208,9 +208,7 @@ class OpenVLAOFTPolicy:
             bins, logps = sampling.sample(logits, temperature, generator)
         return bins + self.config.first_action_id, logps
 
-    def log_probs(
-        self, inputs: Inputs, token_ids: Tensor | ArrayLike, temperature: float
-    ) -> tuple[Tensor, Tensor]:
+    def log_probs(self, inputs: Inputs, token_ids: Tensor | ArrayLike, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies ``[B, C·D] float32`` of given vocabulary ids; gradients flow."""
         bins = torch.as_tensor(token_ids, device=self.model.device).long() - self.config.first_action_id
         log_probs = sampling.log_probs_from_logits(self.action_logits(inputs), temperature)
@@ -219,9 +217,7 @@ class OpenVLAOFTPolicy:
     def decode(self, token_ids: Tensor | ArrayLike) -> NDArray[np.float64]:
         """Vocabulary ids ``[B, C·D]`` to un-normalised actions ``[B, C, D] float64``."""
         ids = token_ids.cpu().numpy() if isinstance(token_ids, Tensor) else np.asarray(token_ids)
-        actions = self.action_tokenizer.decode_ids(ids).reshape(
-            -1, self.config.chunk_size, self.config.action_dim
-        )
+        actions = self.action_tokenizer.decode_ids(ids).reshape(-1, self.config.chunk_size, self.config.action_dim)
         return self.action_normalizer.unnormalize(actions)
 
 
@@ -257,11 +253,7 @@ def _choose_key(directory: Path, raw: Inputs, stats: dict[str, Any], unnorm_key:
     try:
         return resolve_unnorm_key(stats, chosen)
     except ValueError as error:
-        remedy = (
-            ""
-            if has_file
-            else f". config.json holds only pre-training statistics. {checkpoint.STATISTICS_REMEDY}"
-        )
+        remedy = "" if has_file else f". config.json holds only pre-training statistics. {checkpoint.STATISTICS_REMEDY}"
         raise CheckpointError(f"{directory}: {error}{remedy}") from error
 
 
@@ -269,9 +261,7 @@ def _released_action_space(stats: dict[str, Any], key: str | None) -> dict[str, 
     """Constants that a released checkpoint implies by the width of its action statistics."""
     dims = {len(stats[k]["action"]["mean"]) for k in ([key] if key else stats)}
     if len(dims) > 1:
-        raise CheckpointError(
-            f"the statistics are of actions of different widths {sorted(dims)}: pass unnorm_key"
-        )
+        raise CheckpointError(f"the statistics are of actions of different widths {sorted(dims)}: pass unnorm_key")
     (dim,) = dims
     if dim == _ALOHA["action_dim"]:
         return dict(_ALOHA)

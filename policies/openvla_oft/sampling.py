@@ -13,9 +13,7 @@ from torch import Tensor
 def log_probs_from_logits(logits: Tensor, temperature: float) -> Tensor:
     """Log-probabilities ``[B, N, 256] float32`` of ``softmax(logits / T)``."""
     if temperature <= 0:
-        raise ValueError(
-            f"temperature must be positive, not {temperature}; for the most likely token use greedy()"
-        )
+        raise ValueError(f"temperature must be positive, not {temperature}; for the most likely token use greedy()")
     return torch.log_softmax(logits.float() / temperature, dim=-1)
 
 
@@ -24,9 +22,7 @@ def greedy(logits: Tensor) -> Tensor:
     return logits.argmax(dim=-1)
 
 
-def sample(
-    logits: Tensor, temperature: float, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
+def sample(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
     """Draw one bin per token.
 
     Args:
@@ -44,6 +40,22 @@ def sample(
     uniform = torch.rand(log_probs.shape[:-1], generator=generator, device=log_probs.device).unsqueeze(-1)
     bins = torch.searchsorted(cumulative, uniform * cumulative[..., -1:], right=True).squeeze(-1)
     return bins, gather(log_probs, bins)
+
+
+def sample_by_inverse_cdf(log_probs: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw one bin per token with given noise, so that a draw can be repeated whatever batch it is part of.
+
+    Args:
+        log_probs: ``[B, N, 256]``.
+        uniforms: ``[B, N] float32`` in [0, 1), one per token.
+
+    Returns:
+        Bins ``[B, N] int64``: the first whose cumulative probability exceeds the uniform number.
+    """
+    cumulative = log_probs.exp().cumsum(dim=-1)
+    # Rounding may leave the last cumulative value short of 1; scaling the noise keeps every draw inside.
+    threshold = uniforms.unsqueeze(-1) * cumulative[..., -1:]
+    return (cumulative <= threshold).sum(dim=-1).clamp(max=log_probs.shape[-1] - 1)
 
 
 def token_log_probs(logits: Tensor, bins: Tensor, temperature: float) -> Tensor:

@@ -106,9 +106,7 @@ class PromptTokenizer:
         if ids[-1] != self.empty_token_id:
             ids.append(self.empty_token_id)
         if max(ids) >= self._vocab_size:
-            raise ValueError(
-                f"tokenizer.json does not belong to this model: id {max(ids)} >= {self._vocab_size} rows"
-            )
+            raise ValueError(f"tokenizer.json does not belong to this model: id {max(ids)} >= {self._vocab_size} rows")
         return np.array(ids, dtype=np.int64)
 
 
@@ -133,17 +131,14 @@ def build_tokenizer(instructions: Iterable[str], config: OpenVLAOFTConfig) -> To
         )
     if config.empty_token_id != head.index("▁") or config.pad_token_id != config.text_vocab_size:
         raise ValueError(
-            f"a tokenizer of our own needs empty_token_id {head.index('▁')} and pad_token_id "
-            f"{config.text_vocab_size}"
+            f"a tokenizer of our own needs empty_token_id {head.index('▁')} and pad_token_id {config.text_vocab_size}"
         )
     never = [f"<unused_{i}>" for i in range(num_unused)] + [f"<action_{i}>" for i in range(NUM_ACTION_BINS)]
     # Viterbi picks the highest total score: a whole word always beats its bytes.
     scored = [(token, 0.0) for token in head] + [(w, -1.0) for w in words] + [(t, -1e4) for t in never]
     tokenizer = Tokenizer(Unigram(scored, unk_id=0, byte_fallback=True))
     tokenizer.pre_tokenizer = Metaspace(replacement="▁", prepend_scheme="never")
-    tokenizer.post_processor = TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", config.bos_token_id)]
-    )
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", config.bos_token_id)])
     tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in (*_SPECIAL, _PAD)])
     tokenizer.add_tokens([AddedToken(t, normalized=False) for t in (PROMPT_HEAD, PROMPT_TAIL)])
     return tokenizer

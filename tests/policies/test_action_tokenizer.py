@@ -14,9 +14,7 @@ def test_recorded_tokens(recorded):
     np.testing.assert_array_equal(tokenizer.encode_ids(arrays["actions_f32"]), arrays["token_ids_from_f32"])
     decoded = tokenizer.decode_ids(arrays["all_action_token_ids"])
     np.testing.assert_array_equal(decoded, arrays["decoded_actions"])
-    np.testing.assert_array_equal(
-        tokenizer.decode_ids(arrays["wide_token_ids"]), arrays["wide_decoded_actions"]
-    )
+    np.testing.assert_array_equal(tokenizer.decode_ids(arrays["wide_token_ids"]), arrays["wide_decoded_actions"])
     np.testing.assert_array_equal(tokenizer.bins, arrays["bins"])
     np.testing.assert_array_equal(tokenizer.bin_centers, arrays["bin_centers"])
 

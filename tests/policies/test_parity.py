@@ -55,9 +55,7 @@ def test_intermediate_stages(runs, suite):
         hidden = model.action_hidden(**tensors)
     close = {"atol": EMBEDDING_TOLERANCE, "rtol": 0}
     np.testing.assert_allclose(features[0], arrays["vision_features_sample0"], **close)
-    np.testing.assert_allclose(
-        model.projector(features)[0].detach(), arrays["projected_patches_sample0"], **close
-    )
+    np.testing.assert_allclose(model.projector(features)[0].detach(), arrays["projected_patches_sample0"], **close)
     real = num_real[0]  # what stands in padding is masked, and ours are zeros
     np.testing.assert_allclose(embeds[0, :real], arrays["inputs_embeds_sample0"][:real], **close)
     np.testing.assert_array_equal(num_real, arrays["attention_mask_multimodal_sum"])

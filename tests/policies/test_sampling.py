@@ -15,9 +15,7 @@ def logits():
 
 def test_log_probs_are_a_tempered_softmax(logits):
     expected = torch.softmax(logits.double() / 1.6, dim=-1).log()
-    torch.testing.assert_close(
-        sampling.log_probs_from_logits(logits, 1.6).double(), expected, atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(sampling.log_probs_from_logits(logits, 1.6).double(), expected, atol=1e-5, rtol=0)
 
 
 def test_sampler_and_learner_agree_exactly(logits):

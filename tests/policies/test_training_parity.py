@@ -18,9 +18,7 @@ def test_log_probs_entropies_and_gradients(recorded, suite):
     old = torch.from_numpy(arrays["old_log_probs"])
     advantages = torch.from_numpy(arrays["advantages"])
     for i in range(len(mask)):
-        trajectory = {
-            key: arrays[key][i] for key in ("input_ids", "attention_mask", "proprio") if key in arrays
-        }
+        trajectory = {key: arrays[key][i] for key in ("input_ids", "attention_mask", "proprio") if key in arrays}
         inputs = recorded.inputs(trajectory, arrays["images_u8"][i][:, None])
         log_probs, entropies = policy.log_probs(inputs, arrays["responses"][i], TEMPERATURE)
         log_probs, entropies = log_probs.flatten(), entropies.flatten()

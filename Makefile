@@ -1,0 +1,47 @@
+# Two commands are all a newcomer needs: `make train` and `make test`.
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train train-all test test-slow lint format demos sft bench tensorboard clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup:  ## virtual environment, packages, system libraries (only what is missing)
+	@scripts/setup.sh $(VENV)
+
+train: setup  ## GRPO on libero_blocks from the shipped cold start, to a rising success curve
+	$(BIN)/rllib train file tuned_examples/grpo/libero_blocks_grpo.yaml
+
+train-all: setup  ## the same on all tasks of libero_blocks (two hours)
+	$(BIN)/rllib train file tuned_examples/grpo/libero_blocks_all_grpo.yaml
+
+test: setup  ## the quick tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup  ## all tests, the slow ones too
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: setup  ## ruff check and format check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup  ## apply ruff's fixes and formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demos: setup  ## demonstrations of the scripted experts, for the cold start
+	$(BIN)/python -m envs.libero.demonstrations --suite libero_blocks --out demos/libero_blocks
+
+sft: setup  ## the cold-start checkpoint of `make train`, from the demonstrations
+	$(BIN)/python -m rllib_vla.sft tuned_examples/sft/libero_blocks_sft.yaml
+
+bench: setup  ## every speed claim, as a ratio against a baseline in the same run
+	$(BIN)/python -m benchmarks
+
+tensorboard: setup  ## TensorBoard on all runs
+	$(BIN)/tensorboard --logdir runs
+
+clean:  ## remove the virtual environment and caches; runs, checkpoints and demonstrations stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache build *.egg-info

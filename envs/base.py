@@ -1,0 +1,150 @@
+"""The contract of every environment: scenes, tasks and the chunked manipulation environment."""
+
+import abc
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+SPLITS = ("train", "eval")
+
+# Keys of an observation.
+IMAGE = "image"  # uint8 [H, W, 3], policy camera, upright
+PROPRIO = "proprio"  # float32 [P]
+INSTRUCTION = "instruction"  # str
+
+# Keys of the `info` dict that `step` returns.
+NUM_CONTROL_STEPS = "num_control_steps"  # int, control steps executed by this call
+SUCCESS = "success"  # bool
+PHYSICS_TIME_S = "physics_time_s"  # float, wall seconds spent on simulation and success checks
+RENDER_TIME_S = "render_time_s"  # float, wall seconds spent on the observation
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """One initial condition of one task: plain data, hashable, picklable, independent of any simulator.
+
+    Attributes:
+        suite: Name of the suite, e.g. ``"libero_blocks"``.
+        task: Name of the task within the suite, e.g. ``"lift_red_cube"``.
+        task_id: Index of the task within the suite.
+        instruction: What the policy is told, e.g. ``"lift the red cube"``.
+        split: ``"train"`` or ``"eval"``. The two never share an initial state.
+        index: Index of the initial state within the split.
+    """
+
+    suite: str
+    task: str
+    task_id: int
+    instruction: str
+    split: str
+    index: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskInfo:
+    """What is known about a task without a simulator.
+
+    Attributes:
+        name: Name within the suite.
+        task_id: Index within the suite.
+        instruction: Natural-language instruction.
+        max_control_steps: Step limit in control steps (20 Hz in LIBERO).
+        num_scenes: Number of initial states in each split.
+        workspace: Tasks of one workspace share all objects and differ by their goal only.
+    """
+
+    name: str
+    task_id: int
+    instruction: str
+    max_control_steps: int
+    num_scenes: Mapping[str, int] = dataclasses.field(hash=False)
+    workspace: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """Where the parts of a benchmark suite are; nothing is imported until it is needed.
+
+    Attributes:
+        name: Name of the suite, or ``"module:ATTRIBUTE"`` of this object if it is not built in.
+        tasks: ``"module:ATTRIBUTE"`` of its sequence of `TaskInfo`.
+        env_class: ``"module:Class"`` of its `ManipulationEnv`, which lists its arguments in `CONFIG_KEYS`.
+        gym_id: Gymnasium id.
+        gripper_convention: ``"libero"`` if the last action dimension is a gripper with -1 = open and +1 = closed;
+            None if actions go to the simulator as the policy's statistics give them.
+    """
+
+    name: str
+    tasks: str
+    env_class: str
+    gym_id: str
+    gripper_convention: str | None = None
+
+
+class ManipulationEnv(gym.Env, abc.ABC):
+    """A manipulation environment that executes whole action chunks.
+
+    `step` takes up to `chunk_size` actions, ends at success or at the step limit of the task, and returns one
+    observation: the one that the policy acts on next. The reward is 1.0 on success, else 0.0.
+
+    | `info` key (from `step`) | type | meaning |
+    |---|---|---|
+    | `num_control_steps` | int | control steps executed by this call |
+    | `success` | bool | the goal was reached by this call |
+    | `physics_time_s` | float | wall seconds of simulation and success checks |
+    | `render_time_s` | float | wall seconds of the observation |
+
+    `reset` returns `{"scene": Scene}` as info. The same scene and the same actions give the same simulator
+    states and frames, in whatever process and after whatever other episodes.
+
+    Attributes:
+        chunk_size: Largest number of actions in one `step` call.
+        action_dim: Number of dimensions of one action.
+    """
+
+    chunk_size: int
+    action_dim: int
+
+    @property
+    @abc.abstractmethod
+    def max_control_steps(self) -> int:
+        """Step limit of the current scene's task, in control steps."""
+
+    @abc.abstractmethod
+    def save_state(self) -> Any:
+        """Returns a picklable snapshot of the running episode, independent of the environment object."""
+
+    @abc.abstractmethod
+    def load_state(self, snapshot: Any) -> None:
+        """Resumes the episode of `snapshot`; the continuation is bit-identical to the uninterrupted one."""
+
+    def _check_chunk(self, chunk: Any) -> np.ndarray:
+        """Returns `chunk` as float64 ``[n, action_dim]``; ValueError for a bad shape or non-finite value."""
+        actions = np.asarray(chunk, dtype=np.float64)
+        if actions.ndim != 2 or actions.shape[1] != self.action_dim:
+            raise ValueError(f"an action chunk has shape [n, {self.action_dim}], got {list(actions.shape)}")
+        if not 1 <= len(actions) <= self.chunk_size:
+            raise ValueError(f"a chunk holds 1 to {self.chunk_size} actions, got {len(actions)}")
+        finite = np.isfinite(actions)
+        if not finite.all():
+            step, dim = np.argwhere(~finite)[0]
+            raise ValueError(f"action {step} of the chunk is not finite: dimension {dim} is {actions[step, dim]}")
+        return actions
+
+
+def unknown_name(kind: str, name: object, valid: Iterable[str]) -> ValueError:
+    """Returns the error for an unknown name, naming the nearest valid one.
+
+    Args:
+        kind: What the name stands for, e.g. ``"task"``.
+        name: The name that was given.
+        valid: All names that would have been accepted.
+    """
+    valid = list(valid)
+    nearest = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.0)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return ValueError(f"unknown {kind} {name!r}{hint} (valid: {', '.join(valid)})")

@@ -1,0 +1,354 @@
+"""Chunked environment on LIBERO's engine. A suite is a subclass that supplies problems and initial states."""
+
+import abc
+import dataclasses
+import functools
+import string
+import time
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+
+from envs import base
+from envs.base import ManipulationEnv, Scene, TaskInfo, unknown_name
+from envs.libero import engine
+from envs.libero.rendering import FrameRenderer, RenderStyle
+
+ACTION_DIM = 7  # OSC_POSE: position delta 3, rotation delta 3 (both in [-1, 1]), gripper -1 open / +1 close
+PROPRIO_DIM = 8  # end-effector position 3 (m), axis-angle 3 (rad), finger positions 2 (m)
+CONTROL_FREQUENCY_HZ = 20
+STEPPING_MODES = ("fast", "exact")
+_RENDER_SIZE = 256
+_INSTRUCTION_CHARACTERS = string.ascii_letters + string.digits + " ,.-'"
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeSnapshot:
+    """A running episode: the scene, how far it is, and the simulator's state."""
+
+    scene: Scene
+    num_control_steps: int
+    ended: bool
+    simulator: Any
+
+
+class _Workspace:
+    """One robosuite environment with its stepper and renderer; all tasks that share its model run in it."""
+
+    def __init__(self, robosuite_env: Any, stepping: str, image_size: int, style: RenderStyle):
+        from envs.libero.chunk_stepper import ExactChunkStepper, FastChunkStepper
+        from envs.libero.snapshot import take_snapshot
+
+        self.env = robosuite_env
+        self.style = style
+        # The stock reset samples object poses from numpy's global generator.
+        random_state = np.random.get_state()
+        np.random.seed(0)
+        try:
+            self.env.reset()
+        finally:
+            np.random.set_state(random_state)
+        self.stepper = (ExactChunkStepper if stepping == "exact" else FastChunkStepper)(self.env)
+        self.after_reset = take_snapshot(self.stepper)
+        self._max_size = max(image_size, _RENDER_SIZE)
+        robot = self.env.robots[0]
+        data = self.stepper.data
+        self._eef_pos = data.site_xpos[robot.eef_site_id]
+        self._eef_quat = data.xquat[self.env.sim.model.body_name2id(robot.robot_model.eef_name)]
+        self._finger_ids = np.array(robot._ref_gripper_joint_pos_indexes)
+        self._qpos = data.qpos
+
+    @functools.cached_property
+    def renderer(self) -> FrameRenderer:
+        return FrameRenderer(self.stepper.model, self.stepper.data, self._max_size, self.style)
+
+    def proprio(self) -> np.ndarray:
+        """Returns end-effector position, axis-angle and finger positions, float32 [8]."""
+        return np.concatenate(
+            [self._eef_pos, axis_angle(self._eef_quat), self._qpos[self._finger_ids]], dtype=np.float32
+        )
+
+    def close(self) -> None:
+        if "renderer" in self.__dict__:
+            self.renderer.close()
+        self.env.close()
+
+
+class LiberoEnv(ManipulationEnv):
+    """Plays all scenes of one suite on LIBERO's engine; see `ManipulationEnv` for the interface.
+
+    Simulators are built when the first scene of their workspace is played, and then kept.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": CONTROL_FREQUENCY_HZ}
+    CONFIG_KEYS = ("image_size", "chunk_size", "stepping", "max_control_steps", "render_mode")
+
+    # Set by subclasses.
+    SUITE: str
+    TASKS: tuple[TaskInfo, ...]
+    CAMERA = "agentview"
+    DEFAULT_STEPPING = "exact"
+    STYLE = RenderStyle()
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 256,
+        chunk_size: int = 8,
+        stepping: str | None = None,
+        max_control_steps: int | None = None,
+        render_mode: str | None = "rgb_array",
+    ):
+        """Checks the engine; no simulator is built yet.
+
+        Args:
+            image_size: Height and width of the policy's frame in pixels.
+            chunk_size: Largest number of actions in one `step` call.
+            stepping: ``"exact"`` (bit-identical to robosuite's loop) or ``"fast"``; None takes the
+                suite's default.
+            max_control_steps: Overrides the step limit of all tasks.
+            render_mode: ``"rgb_array"`` or None; `render` works in both.
+
+        Raises:
+            EngineError: When the simulator packages are missing or have a wrong version.
+            ValueError: For an argument out of range.
+        """
+        engine.load_engine()
+        stepping = stepping or self.DEFAULT_STEPPING
+        if stepping not in STEPPING_MODES:
+            raise unknown_name("stepping mode", stepping, STEPPING_MODES)
+        if render_mode not in (None, "rgb_array"):
+            raise unknown_name("render mode", render_mode, ["rgb_array"])
+        for key, value, low in (
+            ("image_size", image_size, 16),
+            ("chunk_size", chunk_size, 1),
+            ("max_control_steps", 1 if max_control_steps is None else max_control_steps, 1),
+        ):
+            if not isinstance(value, int | np.integer) or value < low:
+                raise ValueError(f"{key} must be an integer of at least {low}, got {value!r}")
+        self.image_size = int(image_size)
+        self.chunk_size = int(chunk_size)
+        self.action_dim = ACTION_DIM
+        self.stepping = stepping
+        self.render_mode = render_mode
+        self._limit_override = max_control_steps
+        self._workspaces: dict[str, _Workspace] = {}
+        self._scene: Scene | None = None
+        self._num_steps = 0
+        self._ended = True
+        self.observation_space = gym.spaces.Dict(
+            {
+                base.IMAGE: gym.spaces.Box(0, 255, (self.image_size, self.image_size, 3), np.uint8),
+                base.PROPRIO: gym.spaces.Box(-np.inf, np.inf, (PROPRIO_DIM,), np.float32),
+                base.INSTRUCTION: gym.spaces.Text(max_length=256, charset=_INSTRUCTION_CHARACTERS),
+            }
+        )
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (self.chunk_size, ACTION_DIM), np.float32)
+
+    # --- supplied by a suite -------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def _make_robosuite_env(self, workspace: str) -> Any:
+        """Builds the robosuite environment (`BDDLBaseDomain`) of a workspace, without its own renderer."""
+
+    @abc.abstractmethod
+    def _problem(self, task: str) -> dict[str, Any]:
+        """Returns the parsed BDDL problem of a task."""
+
+    @abc.abstractmethod
+    def _initial_state(self, scene: Scene) -> np.ndarray:
+        """Returns the flattened simulator state of a scene, float64 [1 + nq + nv]: time, qpos, qvel."""
+
+    # --- interface -----------------------------------------------------------------------------------------
+
+    @property
+    def scene(self) -> Scene | None:
+        """The scene of the running episode."""
+        return self._scene
+
+    @property
+    def max_control_steps(self) -> int:
+        if self._limit_override is not None:
+            return int(self._limit_override)
+        return self._task_info().max_control_steps
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        """Starts an episode.
+
+        Args:
+            seed: Seeds the choice of a scene when `options` names none.
+            options: ``{"scene": Scene}``; without it, a training scene is drawn at random.
+
+        Raises:
+            ValueError: For a scene that the suite does not have, or an unknown option.
+        """
+        from envs.libero.snapshot import restore_snapshot
+
+        super().reset(seed=seed)
+        options = options or {}
+        for key in options:
+            if key != "scene":
+                raise unknown_name("reset option", key, ["scene"])
+        scene = options.get("scene") or self._random_scene()
+        self._check_scene(scene)
+        workspace = self._enter(scene)
+        restore_snapshot(workspace.stepper, workspace.after_reset)
+        robosuite_env = workspace.env
+        robosuite_env.sim.set_state_from_flattened(self._initial_state(scene))
+        mujoco.mj_forward(workspace.stepper.model, workspace.stepper.data)
+        # LIBERO's set_init_state evaluates the goal and updates visual states once.
+        robosuite_env._check_success()
+        robosuite_env._post_process()
+        workspace.stepper.reset()
+        self._num_steps, self._ended = 0, False
+        return self._observation(workspace), {"scene": scene}
+
+    def step(self, chunk):
+        """Executes up to `chunk_size` actions, [n, 7]; see `ManipulationEnv`.
+
+        Actions outside [-1, 1] are clipped by the controller, as in robosuite.
+
+        Raises:
+            gymnasium.error.ResetNeeded: When no episode is running.
+            ValueError: For a chunk of a wrong shape or with a value that is not finite.
+        """
+        if self._ended:
+            raise gym.error.ResetNeeded("the episode has ended: call reset or load_state first")
+        actions = self._check_chunk(chunk)[: self.max_control_steps - self._num_steps]
+        workspace = self._workspace()
+        started = time.perf_counter()
+        num_steps, success = workspace.stepper.step(actions)
+        stepped = time.perf_counter()
+        self._num_steps += num_steps
+        truncated = not success and self._num_steps >= self.max_control_steps
+        self._ended = success or truncated
+        observation = self._observation(workspace)
+        info = {
+            base.NUM_CONTROL_STEPS: num_steps,
+            base.SUCCESS: success,
+            base.PHYSICS_TIME_S: stepped - started,
+            base.RENDER_TIME_S: time.perf_counter() - stepped,
+        }
+        return observation, float(success), success, truncated, info
+
+    def save_state(self) -> EpisodeSnapshot:
+        from envs.libero.snapshot import take_snapshot
+
+        if self._scene is None:
+            raise gym.error.ResetNeeded("there is no episode to save: call reset first")
+        simulator = take_snapshot(self._workspace().stepper)
+        return EpisodeSnapshot(self._scene, self._num_steps, self._ended, simulator)
+
+    def load_state(self, snapshot: EpisodeSnapshot) -> None:
+        from envs.libero.snapshot import restore_snapshot
+
+        self._check_scene(snapshot.scene)
+        workspace = self._enter(snapshot.scene)
+        restore_snapshot(workspace.stepper, snapshot.simulator)
+        self._num_steps, self._ended = snapshot.num_control_steps, snapshot.ended
+
+    def render(self) -> np.ndarray:
+        """Returns the policy camera's view at 256x256 for videos, uint8."""
+        if self._scene is None:
+            raise gym.error.ResetNeeded("there is nothing to render: call reset first")
+        workspace = self._workspace()
+        mujoco.mj_kinematics(workspace.stepper.model, workspace.stepper.data)
+        return workspace.renderer.render(self.CAMERA, _RENDER_SIZE)
+
+    def close(self) -> None:
+        for workspace in self._workspaces.values():
+            workspace.close()
+        self._workspaces.clear()
+        self._scene, self._ended = None, True
+
+    # --- for experts and tools -----------------------------------------------------------------------------
+
+    @property
+    def robosuite_env(self) -> Any:
+        """The robosuite environment of the current scene: privileged state for experts and tools."""
+        return self._workspace().env
+
+    def step_beyond_success(self, action: np.ndarray) -> tuple[dict[str, Any], bool]:
+        """Executes one action [7] whether or not the episode has ended, for recorders.
+
+        The episode counts as ended afterwards.
+
+        Returns:
+            The observation and whether the goal holds after the action.
+        """
+        workspace = self._workspace()
+        _, success = workspace.stepper.step(self._check_chunk(np.asarray(action)[None]))
+        self._num_steps += 1
+        self._ended = True
+        return self._observation(workspace), success
+
+    # --- internals -----------------------------------------------------------------------------------------
+
+    def _task_info(self) -> TaskInfo:
+        if self._scene is None:
+            raise gym.error.ResetNeeded("no scene yet: call reset first")
+        return self.TASKS[self._scene.task_id]
+
+    def _workspace(self) -> _Workspace:
+        return self._workspaces[self._task_info().workspace]
+
+    def _enter(self, scene: Scene) -> _Workspace:
+        """Makes `scene` current: builds its workspace if needed and hands it the goal of its task."""
+        name = self.TASKS[scene.task_id].workspace
+        if name not in self._workspaces:
+            robosuite_env = self._make_robosuite_env(name)
+            self._workspaces[name] = _Workspace(robosuite_env, self.stepping, self.image_size, self.STYLE)
+        workspace = self._workspaces[name]
+        problem = self._problem(scene.task)
+        workspace.env.parsed_problem = problem
+        workspace.env.obj_of_interest = problem["obj_of_interest"]
+        self._scene = scene
+        return workspace
+
+    def _observation(self, workspace: _Workspace) -> dict[str, Any]:
+        # After a step MuJoCo's poses are those before the last integration. Updating them makes the frame a
+        # function of the state alone, and does not change the simulation.
+        mujoco.mj_kinematics(workspace.stepper.model, workspace.stepper.data)
+        return {
+            base.IMAGE: workspace.renderer.render(self.CAMERA, self.image_size),
+            base.PROPRIO: workspace.proprio(),
+            base.INSTRUCTION: self._scene.instruction,
+        }
+
+    def _random_scene(self) -> Scene:
+        info = self.TASKS[int(self.np_random.integers(len(self.TASKS)))]
+        index = int(self.np_random.integers(info.num_scenes["train"]))
+        return Scene(self.SUITE, info.name, info.task_id, info.instruction, "train", index)
+
+    def _check_scene(self, scene: Scene) -> None:
+        if not isinstance(scene, Scene):
+            raise ValueError(f"the scene must be an envs.Scene, got {type(scene).__name__}")
+        if scene.suite != self.SUITE:
+            raise ValueError(f"this environment plays suite {self.SUITE!r}, the scene is of {scene.suite!r}")
+        names = [info.name for info in self.TASKS]
+        if scene.task not in names:
+            raise unknown_name(f"task of suite {self.SUITE!r}", scene.task, names)
+        info = self.TASKS[names.index(scene.task)]
+        if scene.task_id != info.task_id:
+            raise ValueError(f"task {scene.task!r} has id {info.task_id}, the scene says {scene.task_id}")
+        if scene.split not in info.num_scenes:
+            raise unknown_name("split", scene.split, info.num_scenes)
+        if not 0 <= scene.index < info.num_scenes[scene.split]:
+            raise ValueError(
+                f"task {scene.task!r} has initial states 0..{info.num_scenes[scene.split] - 1} in split "
+                f"{scene.split!r}, the scene asks for {scene.index}"
+            )
+
+
+def axis_angle(quat: np.ndarray) -> np.ndarray:
+    """Converts a quaternion (w, x, y, z) [4] to axis times angle in radians, float64 [3].
+
+    Same branch as LIBERO's pipelines: w is clipped to [-1, 1] and the angle is 2 acos(w), in [0, 2 pi].
+    """
+    w = min(max(float(quat[0]), -1.0), 1.0)
+    sine = np.sqrt(1.0 - w * w)
+    if sine < 1e-8:
+        return np.zeros(3)
+    return quat[1:] * (2.0 * np.arccos(w) / sine)

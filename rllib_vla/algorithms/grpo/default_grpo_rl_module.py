@@ -1,0 +1,19 @@
+"""What GRPO asks of an RLModule."""
+
+import abc
+
+from ray.rllib.core.rl_module.rl_module import RLModule
+
+# Key of `forward_train`'s result: float32 [B, N, num_bins], log-probabilities of every bin of every action token
+# at the rollout temperature.
+ALL_LOG_PROBS = "all_log_probs"
+
+
+class DefaultGRPORLModule(RLModule, abc.ABC):
+    """An RLModule over action tokens, without a value head.
+
+    - `forward_exploration` samples: `Columns.ACTIONS` int64 [B, N] and `Columns.ACTION_LOGP` float32 [B, N], one
+      log-probability per token;
+    - `forward_train` returns `ALL_LOG_PROBS` with gradients, computed exactly as for sampling;
+    - `forward_inference` decodes greedily.
+    """

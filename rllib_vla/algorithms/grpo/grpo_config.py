@@ -1,0 +1,365 @@
+"""Settings of GRPO. Defaults are the paper's and its reference implementation's (LIBERO recipe)."""
+
+from typing import Any, Literal
+
+import gymnasium as gym
+from ray import tune
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
+from ray.rllib.connectors.learner import AddObservationsFromEpisodesToBatch
+from ray.rllib.connectors.module_to_env import NormalizeAndClipActions, UnBatchToIndividualItems
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.utils.annotations import override
+
+import envs
+from rllib_vla.connectors.env_to_module.add_sampling_noise import AddSamplingNoise
+from rllib_vla.connectors.env_to_module.process_observations import ProcessObservations
+from rllib_vla.connectors.group.group_outcome_filter import GroupOutcomeFilter
+from rllib_vla.connectors.group.group_relative_advantages import (
+    ADVANTAGE_ESTIMATORS,
+    GroupRelativeAdvantages,
+)
+from rllib_vla.connectors.learner.add_token_weights import LOSS_AGGREGATIONS, AddTokenWeights
+from rllib_vla.connectors.module_to_env.detokenize_actions import DetokenizeActions
+from rllib_vla.env_runners.group_env_runner import GroupEnvRunner
+from rllib_vla.model_path import resolve_model_path
+
+# Settings of `env_config` that choose scenes instead of configuring the simulator.
+SCENE_KEYS = ("tasks",)
+
+
+class GRPOConfig(AlgorithmConfig):
+    """Configuration of `GRPO`.
+
+    .. code-block:: python
+
+        config = (
+            GRPOConfig()
+            .environment("libero_blocks", env_config={"tasks": ["lift_red_cube"]})
+            .rl_module(model_config={"model_path": "checkpoints/libero_blocks_cold_start"})
+            .training(temperature=1.0, lr=1e-4, num_groups_per_train_batch=16)
+        )
+        algo = config.build_algo()
+        print(algo.train()["env_runners"]["success_rate"])
+    """
+
+    def __init__(self, algo_class=None):
+        if algo_class is None:
+            from rllib_vla.algorithms.grpo.grpo import GRPO
+
+            algo_class = GRPO
+        super().__init__(algo_class=algo_class)
+
+        # fmt: off
+        # Sampling.
+        self.temperature = 1.6
+        self.group_size = 8
+        self.num_groups_per_train_batch = 64
+        self.num_groups_per_sampling_round = None
+        self.max_sampling_rounds = 7
+        self.max_group_staleness = 1
+        self.dynamic_sampling = True
+        self.success_rate_low = 0.1
+        self.success_rate_high = 0.9
+        # Objective.
+        self.clip_param_low = 0.2
+        self.clip_param_high = 0.28
+        self.dual_clip = None
+        self.advantage_estimator = "grpo"
+        self.advantage_epsilon = 1e-6
+        self.loss_aggregation = "trajectory"
+        self.kl_coeff = 0.0
+        self.entropy_coeff = 0.0
+        # Optimizer.
+        self.lr = 5e-6
+        self.grad_clip = 1.0
+        self.grad_clip_by = "global_norm"
+        self.adam_betas = (0.9, 0.999)
+        self.adam_epsilon = 1e-8
+        self.weight_decay = 0.01
+        self.minibatch_size = 128
+        self.num_epochs = 1
+        self.micro_batch_size = 16
+        self.max_consecutive_nonfinite_updates = 5
+        self.num_threads_for_update = None
+        # Simulators.
+        self.num_simulators_per_env_runner = 8
+        self.num_envs_per_simulator = 8
+        self.num_cpus_per_simulator = 1.0
+        self.simulator_timeout_s = 60.0
+        self.simulator_start_timeout_s = 300.0
+        self.max_consecutive_simulator_failures = 8
+        # Evaluation.
+        self.evaluation_split = "eval"
+        self.evaluation_num_scenes_per_task = 50
+        self.evaluation_num_videos = 0
+        self.evaluate_at_start = True
+        # What RLlib's defaults would get wrong here.
+        self.env_runner_cls = GroupEnvRunner
+        self.num_env_runners = 0
+        self.num_learners = 0
+        self.sample_timeout_s = None
+        self.create_local_env_runner = True
+        self.normalize_actions = False
+        self.clip_actions = False
+        self.delay_between_env_runner_restarts_s = 1.0
+        self.torch_skip_nan_gradients = True  # the learner itself skips non-finite steps as a whole
+        self.log_sys_usage = False
+        self.seed = 0
+        # fmt: on
+
+    @override(AlgorithmConfig)
+    def training(
+        self,
+        *,
+        temperature: float | None = NotProvided,
+        group_size: int | None = NotProvided,
+        num_groups_per_train_batch: int | None = NotProvided,
+        num_groups_per_sampling_round: int | None = NotProvided,
+        max_sampling_rounds: int | None = NotProvided,
+        max_group_staleness: int | None = NotProvided,
+        dynamic_sampling: bool | None = NotProvided,
+        success_rate_low: float | None = NotProvided,
+        success_rate_high: float | None = NotProvided,
+        clip_param_low: float | None = NotProvided,
+        clip_param_high: float | None = NotProvided,
+        dual_clip: float | None = NotProvided,
+        advantage_estimator: Literal["grpo", "rloo", "mean_baseline"] | None = NotProvided,
+        advantage_epsilon: float | None = NotProvided,
+        loss_aggregation: Literal["trajectory", "token"] | None = NotProvided,
+        kl_coeff: float | None = NotProvided,
+        entropy_coeff: float | None = NotProvided,
+        adam_betas: list[float] | None = NotProvided,
+        adam_epsilon: float | None = NotProvided,
+        weight_decay: float | None = NotProvided,
+        micro_batch_size: int | None = NotProvided,
+        max_consecutive_nonfinite_updates: int | None = NotProvided,
+        **kwargs,
+    ) -> "GRPOConfig":
+        """Sets what defines the training.
+
+        Args:
+            temperature: Softmax temperature of the action tokens for sampling and in the loss (1.6 in the paper).
+                The temperature that explores well depends on how sharp the cold start is.
+            group_size: Trajectories per scene that are compared with each other (8).
+            num_groups_per_train_batch: Groups with contrast per iteration (64).
+            num_groups_per_sampling_round: Groups that are played before looking whether there are enough with
+                contrast. None: `num_groups_per_train_batch`.
+            max_sampling_rounds: Rounds after which an iteration trains on what it has, or, without a single group
+                with contrast, reports so and makes no update (7: one epoch of the reference).
+            max_group_staleness: Groups that were sampled beyond the train batch are kept for later iterations while
+                their weights are at most this many updates old. 0 drops them, as the reference does.
+            dynamic_sampling: Drop groups whose members all did equally well.
+            success_rate_low: Groups with a lower mean success are dropped (0.1).
+            success_rate_high: Groups with a higher mean success are dropped (0.9).
+            clip_param_low: The importance ratio is clipped below 1 minus this (0.2).
+            clip_param_high: The importance ratio is clipped above 1 plus this (0.28, "clip-higher").
+            dual_clip: Bound of the ratio for negative advantages, > 1; None: off.
+            advantage_estimator: "grpo" (standardised within the group), "rloo" (leave-one-out baseline) or
+                "mean_baseline" (REINFORCE with the group mean).
+            advantage_epsilon: Guards the division by the standard deviation.
+            loss_aggregation: "trajectory": mean over the tokens of a trajectory, then over trajectories. "token":
+                mean over all tokens of the minibatch, so that long trajectories count more.
+            kl_coeff: Weight of the exact KL divergence to the initial policy; 0 (paper): no reference model is kept.
+            entropy_coeff: Weight of the entropy bonus; 0 in the paper.
+            adam_betas: AdamW's betas.
+            adam_epsilon: AdamW's epsilon.
+            weight_decay: AdamW's weight decay.
+            micro_batch_size: Model calls per forward and backward pass; bounds memory, does not change gradients.
+                None: the whole minibatch at once.
+            max_consecutive_nonfinite_updates: The run stops after this many skipped optimizer steps in a row.
+            **kwargs: RLlib's own settings: `lr`, `grad_clip`, `minibatch_size` (in trajectories), `num_epochs`,
+                `shuffle_batch_per_epoch`, ...
+        """
+        super().training(**kwargs)
+        settings = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
+        return self._set_provided(settings)
+
+    @override(AlgorithmConfig)
+    def env_runners(
+        self,
+        *,
+        num_simulators_per_env_runner: int | None = NotProvided,
+        num_envs_per_simulator: int | None = NotProvided,
+        num_cpus_per_simulator: float | None = NotProvided,
+        simulator_timeout_s: float | None = NotProvided,
+        simulator_start_timeout_s: float | None = NotProvided,
+        max_consecutive_simulator_failures: int | None = NotProvided,
+        **kwargs,
+    ) -> "GRPOConfig":
+        """Sets how trajectories are collected.
+
+        Args:
+            num_simulators_per_env_runner: Simulator processes per environment runner. 0: one simulator inside the
+                runner's own process, for debugging.
+            num_envs_per_simulator: Trajectories that one simulator plays in turn. More make larger inference batches
+                and hide the policy's latency; they cost hardly any memory.
+            num_cpus_per_simulator: CPUs reserved per simulator process.
+            simulator_timeout_s: Seconds one action chunk may take before its simulator is considered hung,
+                killed and restarted.
+            simulator_start_timeout_s: Extra seconds for the first call of a fresh simulator.
+            max_consecutive_simulator_failures: Simulator failures in a row after which a runner gives up.
+            **kwargs: RLlib's own settings: `num_env_runners`, `num_gpus_per_env_runner`, `sample_timeout_s`, ...
+        """
+        super().env_runners(**kwargs)
+        settings = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
+        return self._set_provided(settings)
+
+    @override(AlgorithmConfig)
+    def learners(self, *, num_threads_for_update: int | None = NotProvided, **kwargs) -> "GRPOConfig":
+        """Sets how the learner runs.
+
+        Args:
+            num_threads_for_update: Torch threads during updates on the CPU. None: leave torch's setting.
+            **kwargs: RLlib's own settings: `num_learners`, `num_gpus_per_learner`, ...
+        """
+        super().learners(**kwargs)
+        return self._set_provided({"num_threads_for_update": num_threads_for_update})
+
+    @override(AlgorithmConfig)
+    def evaluation(
+        self,
+        *,
+        evaluation_split: Literal["eval", "train"] | None = NotProvided,
+        evaluation_num_scenes_per_task: int | None = NotProvided,
+        evaluation_num_videos: int | None = NotProvided,
+        evaluate_at_start: bool | None = NotProvided,
+        **kwargs,
+    ) -> "GRPOConfig":
+        """Sets the greedy evaluation during training.
+
+        Args:
+            evaluation_split: Which initial states are played. "eval" are never trained on.
+            evaluation_num_scenes_per_task: Initial states per task (all 50 of libero_blocks).
+            evaluation_num_videos: Videos per evaluation, written to `<trial>/videos/`.
+            evaluate_at_start: Also evaluate before the first update.
+            **kwargs: RLlib's own settings: `evaluation_interval`, ...
+        """
+        super().evaluation(**kwargs)
+        settings = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
+        return self._set_provided(settings)
+
+    def _set_provided(self, settings: dict[str, Any]) -> "GRPOConfig":
+        for name, value in settings.items():
+            if value is not NotProvided:
+                setattr(self, name, value)
+        return self
+
+    # --- validation ---------------------------------------------------------------------------------------------------
+
+    @override(AlgorithmConfig)
+    def validate(self) -> None:
+        if isinstance(self.env, str):
+            tune.register_env(self.env, lambda env_context: envs.make_env(self.env, **env_context))
+        super().validate()
+        self._validate_environment()
+        self._validate_numbers()
+        if self.advantage_estimator not in ADVANTAGE_ESTIMATORS:
+            self._value_error(f"`advantage_estimator` must be one of {ADVANTAGE_ESTIMATORS}.")
+        if self.loss_aggregation not in LOSS_AGGREGATIONS:
+            self._value_error(f"`loss_aggregation` must be one of {LOSS_AGGREGATIONS}.")
+        if self.evaluation_num_env_runners:
+            self._value_error(
+                "`evaluation_num_env_runners` must be 0: GRPO evaluates on the training runners, which idle then."
+            )
+        if "model_path" not in self._model_config:
+            self._value_error("`rl_module(model_config={'model_path': ...})` must name the initial policy.")
+        self._model_config["model_path"] = resolve_model_path(self._model_config["model_path"])
+
+    def _validate_environment(self) -> None:
+        try:
+            envs.list_scenes(self.env, "train", self.env_config.get("tasks"))
+            envs.list_scenes(self.env, self.evaluation_split, self.env_config.get("tasks"))
+            envs.validate_env_config(self.env, self.get_simulator_config())
+            self.get_environment_spaces()
+        except (ValueError, RuntimeError) as error:
+            self._value_error(str(error))
+
+    def _validate_numbers(self) -> None:
+        positive = (
+            "temperature", "num_groups_per_train_batch", "max_sampling_rounds", "advantage_epsilon",
+            "num_envs_per_simulator", "simulator_timeout_s", "simulator_start_timeout_s",
+            "max_consecutive_nonfinite_updates", "max_consecutive_simulator_failures", "num_epochs",
+            "evaluation_num_scenes_per_task", "clip_param_low", "clip_param_high",
+        )  # fmt: skip
+        for name in positive:
+            if not getattr(self, name) > 0:
+                self._value_error(f"`{name}` must be positive, is {getattr(self, name)}.")
+        not_negative = (
+            "kl_coeff", "entropy_coeff", "weight_decay", "max_group_staleness", "num_cpus_per_simulator",
+            "num_simulators_per_env_runner", "evaluation_num_videos",
+        )  # fmt: skip
+        for name in not_negative:
+            if getattr(self, name) < 0:
+                self._value_error(f"`{name}` must not be negative, is {getattr(self, name)}.")
+        if self.group_size < 2:
+            self._value_error("`group_size` must be at least 2: members are compared with one another.")
+        if self.clip_param_low >= 1:
+            self._value_error("`clip_param_low` must be below 1: ratios are positive.")
+        if self.dual_clip is not None and self.dual_clip <= 1:
+            self._value_error("`dual_clip` must be above 1 (or None).")
+        if not 0 <= self.success_rate_low <= self.success_rate_high <= 1:
+            self._value_error("`success_rate_low` <= `success_rate_high` must both lie in [0, 1].")
+        if self.num_groups_per_train_batch < max(1, self.num_learners):
+            self._value_error("`num_groups_per_train_batch` must be at least `num_learners`.")
+
+    # --- what RLlib builds from the settings ----------------------------------------------------------------------
+
+    @override(AlgorithmConfig)
+    def get_default_learner_class(self):
+        from rllib_vla.algorithms.grpo.torch.grpo_torch_learner import GRPOTorchLearner
+
+        return GRPOTorchLearner
+
+    @override(AlgorithmConfig)
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        from rllib_vla.rl_modules.openvla_oft_rl_module import OpenVLAOFTRLModule
+
+        return RLModuleSpec(module_class=OpenVLAOFTRLModule)
+
+    @property
+    @override(AlgorithmConfig)
+    def _model_config_auto_includes(self) -> dict[str, Any]:
+        return super()._model_config_auto_includes | {"temperature": self.temperature}
+
+    @override(AlgorithmConfig)
+    def build_env_to_module_connector(self, env=None, spaces=None, device=None):
+        """Image chain and prompt, sampling noise, then RLlib's batching."""
+        pipeline = super().build_env_to_module_connector(env=env, spaces=spaces, device=device)
+        pipeline.prepend(AddSamplingNoise())
+        pipeline.prepend(ProcessObservations(instructions=[t.instruction for t in envs.list_tasks(self.env)]))
+        return pipeline
+
+    @override(AlgorithmConfig)
+    def build_module_to_env_connector(self, env=None, spaces=None):
+        """RLlib's unbatching, then tokens to actions; no unsquashing of what are not Box actions."""
+        pipeline = super().build_module_to_env_connector(env=env, spaces=spaces)
+        pipeline.remove(NormalizeAndClipActions)
+        libero_gripper = envs.get_suite(self.env).gripper_convention == "libero"
+        pipeline.insert_after(UnBatchToIndividualItems, DetokenizeActions(libero_gripper=libero_gripper))
+        return pipeline
+
+    def build_group_connector(self) -> ConnectorPipelineV2:
+        """Works on whole groups before any sharding: dynamic-sampling filter, then advantages."""
+        pieces = []
+        if self.dynamic_sampling:
+            pieces.append(GroupOutcomeFilter(low=self.success_rate_low, high=self.success_rate_high))
+        pieces.append(GroupRelativeAdvantages(estimator=self.advantage_estimator, epsilon=self.advantage_epsilon))
+        return ConnectorPipelineV2(connectors=pieces)
+
+    @override(AlgorithmConfig)
+    def build_learner_connector(self, input_observation_space, input_action_space, device=None):
+        """Token weights, then RLlib's episodes-to-batch conversion. The batch stays on the CPU."""
+        pipeline = super().build_learner_connector(input_observation_space, input_action_space, device="cpu")
+        pipeline.insert_before(
+            AddObservationsFromEpisodesToBatch, AddTokenWeights(loss_aggregation=self.loss_aggregation)
+        )
+        return pipeline
+
+    def get_simulator_config(self) -> dict[str, Any]:
+        """Returns `env_config` without the keys that only choose scenes."""
+        return {key: value for key, value in self.env_config.items() if key not in SCENE_KEYS}
+
+    def get_environment_spaces(self) -> tuple[gym.Space, gym.Space]:
+        """Returns the suite's observation and action space (no simulator is started)."""
+        return envs.make_spaces(self.env, **self.get_simulator_config())

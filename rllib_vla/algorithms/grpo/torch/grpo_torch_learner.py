@@ -1,0 +1,264 @@
+"""GRPO learner in PyTorch: minibatches of whole trajectories, micro-batches, the loss, and the optimizer step."""
+
+import copy
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.learner import Learner
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.torch_utils import convert_to_torch_tensor
+from ray.rllib.utils.typing import ModuleID
+
+from policies.openvla_oft.sampling import entropy as token_entropy
+from policies.openvla_oft.sampling import gather
+from rllib_vla import metrics as names
+from rllib_vla.algorithms.grpo.default_grpo_rl_module import ALL_LOG_PROBS
+from rllib_vla.algorithms.grpo.grpo_learner import GRPOLearner
+from rllib_vla.algorithms.grpo.torch.grpo_loss import (
+    categorical_kl,
+    clipped_policy_loss,
+)
+from rllib_vla.columns import TOKEN_MASK, TOKEN_WEIGHT, TRAJECTORY_INDEX
+
+logger = logging.getLogger("ray.rllib")
+
+
+class NonFiniteUpdateError(RuntimeError):
+    """Too many consecutive updates had a non-finite loss or gradient."""
+
+
+class GRPOTorchLearner(TorchLearner, GRPOLearner):
+    """Computes the GRPO loss and steps AdamW.
+
+    A minibatch consists of whole trajectories; it is processed in micro-batches of `micro_batch_size` model calls
+    whose gradients add up to exactly the minibatch's gradient. Batches stay on the CPU; one micro-batch at a time
+    moves to the device.
+    """
+
+    # --- construction -----------------------------------------------------------------------------------------------
+
+    @override(TorchLearner)
+    def build(self) -> None:
+        super().build()
+        self._consecutive_nonfinite = 0
+        self._is_first_minibatch = False
+        self._reference = {}
+        if self.config.kl_coeff > 0:
+            for module_id, module in self.module._rl_modules.items():
+                reference = copy.deepcopy(module.unwrapped())
+                self._reference[module_id] = reference.requires_grad_(False)
+
+    @override(TorchLearner)
+    def configure_optimizers_for_module(self, module_id: ModuleID, config=None) -> None:
+        params = self.get_parameters(self._module[module_id])
+        optimizer = torch.optim.AdamW(
+            params,
+            betas=tuple(config.adam_betas),
+            eps=config.adam_epsilon,
+            weight_decay=config.weight_decay,
+        )
+        self.register_optimizer(module_id=module_id, optimizer=optimizer, params=params, lr_or_lr_schedule=config.lr)
+
+    @override(TorchLearner)
+    def get_parameters(self, module) -> list[torch.nn.Parameter]:
+        return [p for p in module.parameters() if p.requires_grad]
+
+    # --- minibatches ------------------------------------------------------------------------------------------------
+
+    @override(Learner)
+    def update(self, *args, **kwargs):
+        self._is_first_minibatch = True
+        if self.config.num_threads_for_update and self._device.type == "cpu":
+            num_threads = torch.get_num_threads()
+            torch.set_num_threads(self.config.num_threads_for_update)
+            try:
+                return super().update(*args, **kwargs)
+            finally:
+                torch.set_num_threads(num_threads)
+        return super().update(*args, **kwargs)
+
+    @override(Learner)
+    def _create_iterator_if_necessary(
+        self,
+        *,
+        training_data,
+        num_total_minibatches: int = 0,
+        num_epochs: int = 1,
+        minibatch_size: int | None = None,
+        shuffle_batch_per_epoch: bool = False,
+        **kwargs,
+    ) -> Iterator[MultiAgentBatch]:
+        """Yields minibatches of `minibatch_size` whole trajectories: every trajectory once per epoch.
+
+        RLlib's own iterator counts rows, cuts trajectories apart and repeats rows to fill the last minibatch.
+        """
+        batch = self._make_batch_if_necessary(training_data=training_data)
+        ((module_id, rows),) = batch.policy_batches.items()
+        trajectory_of_row = np.asarray(rows[TRAJECTORY_INDEX])
+        starts = np.flatnonzero(np.diff(trajectory_of_row, prepend=-1))
+        bounds = np.append(starts, len(trajectory_of_row))
+        order = np.arange(len(starts))
+        shuffler = np.random.default_rng((self.config.seed or 0, self._weights_seq_no))
+        num_yielded = 0
+        for _ in range(num_epochs):
+            if shuffle_batch_per_epoch:
+                order = shuffler.permutation(len(starts))
+            for first in range(0, len(order), minibatch_size or len(order)):
+                chosen = order[first : first + (minibatch_size or len(order))]
+                index = torch.from_numpy(np.concatenate([np.arange(*bounds[t : t + 2]) for t in chosen]))
+                minibatch = SampleBatch(_index_rows(dict(rows), index))
+                num_yielded += 1
+                yield MultiAgentBatch({module_id: minibatch}, env_steps=len(index))
+        if num_total_minibatches and num_yielded != num_total_minibatches:
+            raise RuntimeError(
+                f"This learner made {num_yielded} minibatches instead of {num_total_minibatches}; with several "
+                "learners every one must get the same number of trajectories."
+            )
+
+    @override(TorchLearner)
+    def _uncompiled_update(self, batch: dict[ModuleID, Any], **kwargs):
+        """One optimizer step on one minibatch, accumulated over micro-batches."""
+        ((module_id, rows),) = batch.items()
+        num_rows = len(rows[TRAJECTORY_INDEX])
+        micro_size = self.config.micro_batch_size or num_rows
+        num_micro = -(-num_rows // micro_size)
+        # The sum over all learners: the loss is the same however the minibatch is sharded.
+        normalizer = rows[TOKEN_WEIGHT].sum().to(self._device, torch.float32)
+        world_size = dist.get_world_size() if dist.is_initialized() else 1
+        if world_size > 1:
+            dist.all_reduce(normalizer)
+            # Every learner must enter the same number of collective operations.
+            most = torch.tensor(num_micro, device=self._device)
+            dist.all_reduce(most, op=dist.ReduceOp.MAX)
+            num_micro = int(most)
+        self._loss_scale = world_size / normalizer.clamp(min=1e-8)
+        self._sums = {}
+
+        for optimizer in self._optimizer_parameters:
+            optimizer.zero_grad(set_to_none=True)
+        total_loss = torch.zeros((), device=self._device)
+        for i in range(num_micro):
+            # A learner with fewer rows than others repeats its last rows with weight zero.
+            index = torch.arange(i * micro_size, min((i + 1) * micro_size, num_rows))
+            is_padding = len(index) == 0
+            if is_padding:
+                index = torch.arange(num_rows - 1, num_rows)
+            micro = convert_to_torch_tensor(_index_rows(dict(rows), index), device=self._device)
+            if is_padding:
+                micro[TOKEN_WEIGHT] = torch.zeros_like(micro[TOKEN_WEIGHT])
+                micro[TOKEN_MASK] = torch.zeros_like(micro[TOKEN_MASK])
+            with self._gradient_sync(module_id, enabled=i == num_micro - 1):
+                fwd_out = self.module.forward_train({module_id: micro})
+                loss = self.compute_losses(fwd_out=fwd_out, batch={module_id: micro})[module_id]
+                loss.backward()
+            total_loss += loss.detach()
+
+        self._step(module_id, total_loss)
+        self._log_minibatch(module_id)
+        self._is_first_minibatch = False
+        return {}, {module_id: total_loss}, {}
+
+    # --- loss -------------------------------------------------------------------------------------------------------
+
+    @override(Learner)
+    def compute_loss_for_module(self, *, module_id: ModuleID, config, batch, fwd_out) -> torch.Tensor:
+        """The share of the minibatch's loss that this micro-batch contributes."""
+        log_probs = fwd_out[ALL_LOG_PROBS]
+        weight, mask = batch[TOKEN_WEIGHT], batch[TOKEN_MASK]
+        logp = gather(log_probs, batch[Columns.ACTIONS])
+        old_logp = batch[Columns.ACTION_LOGP]
+
+        token = clipped_policy_loss(
+            logp,
+            old_logp,
+            batch[Columns.ADVANTAGES],
+            clip_low=config.clip_param_low,
+            clip_high=config.clip_param_high,
+            dual_clip=config.dual_clip,
+        )
+        loss = token.policy_loss
+        if config.entropy_coeff > 0:
+            entropy = token_entropy(log_probs)
+            loss = loss - config.entropy_coeff * entropy
+        else:
+            with torch.no_grad():
+                entropy = token_entropy(log_probs)
+        if config.kl_coeff > 0:
+            with torch.no_grad():
+                reference = self._reference[module_id].forward_train(batch)[ALL_LOG_PROBS]
+            kl = categorical_kl(log_probs, reference)
+            loss = loss + config.kl_coeff * kl
+            self._add_up(names.KL_TO_REFERENCE, kl, mask)
+
+        self._add_up(names.POLICY_LOSS, token.policy_loss, weight)
+        self._add_up(names.CLIP_FRACTION_LOW, token.clipped_low, mask)
+        self._add_up(names.CLIP_FRACTION_HIGH, token.clipped_high, mask)
+        self._add_up(names.APPROX_KL, old_logp - logp, mask)
+        self._add_up(names.ENTROPY, entropy, mask)
+        if self._is_first_minibatch:
+            deviation = ((token.ratio.detach() - 1.0).abs() * mask).max()
+            previous = self._sums.get(names.RATIO_MAX_DEVIATION, (deviation, None))[0]
+            self._sums[names.RATIO_MAX_DEVIATION] = (torch.maximum(previous, deviation), None)
+        return (loss * weight).sum() * self._loss_scale
+
+    # --- optimizer step and logging ---------------------------------------------------------------------------------
+
+    def _step(self, module_id: ModuleID, total_loss: torch.Tensor) -> None:
+        """Clips and applies the gradients, or skips the step if anything is not finite."""
+        gradients = {ref: p.grad for ref, p in self._params.items() if p.grad is not None}
+        gradients = self.postprocess_gradients(gradients)
+        is_finite = bool(torch.isfinite(total_loss)) and all(bool(torch.isfinite(g).all()) for g in gradients.values())
+        if dist.is_initialized():
+            flag = torch.tensor(float(is_finite), device=self._device)
+            dist.all_reduce(flag, op=dist.ReduceOp.MIN)
+            is_finite = bool(flag)
+        self.metrics.log_value((module_id, names.NUM_NONFINITE_UPDATES), int(not is_finite), reduce="sum")
+        if is_finite:
+            self._consecutive_nonfinite = 0
+            self.apply_gradients(gradients)
+            return
+        self._consecutive_nonfinite += 1
+        logger.warning("Skipped an optimizer step: the loss or a gradient is not finite.")
+        if self._consecutive_nonfinite >= self.config.max_consecutive_nonfinite_updates:
+            raise NonFiniteUpdateError(
+                f"{self._consecutive_nonfinite} optimizer steps in a row had a non-finite loss or gradient. "
+                "Lower `lr`, or look at `gradients_default_optimizer_global_norm` before the failure."
+            )
+
+    def _add_up(self, name: str, values: torch.Tensor, weight: torch.Tensor) -> None:
+        """Adds a micro-batch's share to the minibatch's mean of `values`."""
+        values = values.detach().float()
+        total, count = self._sums.get(name, (0.0, 0.0))
+        self._sums[name] = (total + (values * weight).sum(), count + weight.float().sum())
+
+    def _log_minibatch(self, module_id: ModuleID) -> None:
+        for name, (total, count) in self._sums.items():
+            if count is None:
+                self.metrics.log_value((module_id, name), float(total), window=1)
+            else:
+                self.metrics.log_value((module_id, name), float(total / count.clamp(min=1e-8)), reduce="mean")
+
+    def _gradient_sync(self, module_id: ModuleID, *, enabled: bool):
+        """Context in which DDP does (last micro-batch) or does not (others) average gradients."""
+        module = self.module[module_id]
+        if enabled or not hasattr(module, "no_sync"):
+            return torch.enable_grad()
+        return module.no_sync()
+
+
+def _index_rows(rows: dict[str, Any], index: torch.Tensor) -> dict[str, Any]:
+    """Selects rows of a (nested) dict of tensors; contiguous selections are views, not copies."""
+    if len(index) and int(index[-1]) - int(index[0]) + 1 == len(index) and bool((index[1:] > index[:-1]).all()):
+        selection = slice(int(index[0]), int(index[-1]) + 1)
+    else:
+        selection = index
+    return {
+        key: _index_rows(value, index) if isinstance(value, dict) else value[selection] for key, value in rows.items()
+    }

@@ -1,0 +1,70 @@
+"""Checkpoints that prove their own completeness.
+
+A manifest with size and CRC-32 of every file is written last. A checkpoint that was cut short (a killed process, a
+full disk) has none, or one that does not match, and is refused; resuming takes the newest one that is whole.
+"""
+
+import json
+import os
+import zlib
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+_BLOCK = 1 << 22
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is missing, incomplete or damaged."""
+
+
+def write_manifest(checkpoint_dir: str | Path) -> None:
+    """Records all files of a finished checkpoint; must be the last file written."""
+    root = Path(checkpoint_dir)
+    entries = {
+        str(path.relative_to(root)): {"bytes": path.stat().st_size, "crc32": _crc32(path)}
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    temporary = root / (MANIFEST + ".tmp")
+    temporary.write_text(json.dumps(entries, indent=1))
+    os.replace(temporary, root / MANIFEST)
+
+
+def verify_checkpoint(checkpoint_dir: str | Path) -> None:
+    """Checks a checkpoint against its manifest.
+
+    Raises:
+        CheckpointError: Naming the first file that is missing or damaged, and the remedy.
+    """
+    root = Path(checkpoint_dir)
+    remedy = "Use an older checkpoint of the run (`--resume` does so by itself)."
+    manifest = root / MANIFEST
+    if not manifest.is_file():
+        raise CheckpointError(f"{root} has no {MANIFEST}: it was not written to the end. {remedy}")
+    for name, entry in json.loads(manifest.read_text()).items():
+        path = root / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing. {remedy}")
+        if path.stat().st_size != entry["bytes"]:
+            raise CheckpointError(f"{path} is truncated: {path.stat().st_size} of {entry['bytes']} bytes. {remedy}")
+        if _crc32(path) != entry["crc32"]:
+            raise CheckpointError(f"{path} is damaged (checksum differs). {remedy}")
+
+
+def newest_valid_checkpoint(trial_dir: str | Path) -> Path | None:
+    """Returns the newest complete `checkpoint_*` folder of a trial, or None."""
+    for candidate in sorted(Path(trial_dir).glob("checkpoint_*"), reverse=True):
+        try:
+            verify_checkpoint(candidate)
+        except CheckpointError:
+            continue
+        return candidate
+    return None
+
+
+def _crc32(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            checksum = zlib.crc32(block, checksum)
+    return checksum

@@ -1,0 +1,215 @@
+"""A pool of simulators that are called asynchronously, watched, and restarted when they fail.
+
+The pool is divided into *lanes*. A lane is one outstanding call to one simulator, carrying the requests of a few
+trajectories. A simulator has two lanes by default: while the policy computes actions for one, the simulator works
+on the other, so that neither waits.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+from rllib_vla.env_runners.simulator import Reply, Request, Simulator
+
+logger = logging.getLogger("ray.rllib")
+
+
+class SimulatorError(RuntimeError):
+    """A simulator raised, hung or died; the trajectories of its lanes are lost."""
+
+
+class AllSimulatorsFailedError(RuntimeError):
+    """Too many simulator failures in a row: the cause is systematic."""
+
+
+@dataclass(eq=False)
+class Lane:
+    """One outstanding call to one simulator.
+
+    Attributes:
+        simulator_index: Which simulator of the pool serves the lane.
+        slots: Slot numbers of the lane at that simulator.
+    """
+
+    simulator_index: int
+    slots: tuple[int, ...]
+
+
+@dataclass
+class Completed:
+    """The outcome of a lane's call: replies, or the error that ended it."""
+
+    lane: Lane
+    replies: list[Reply] = field(default_factory=list)
+    error: BaseException | None = None
+
+
+def make_lanes(num_simulators: int, slots_per_simulator: int, lanes_per_simulator: int) -> list[Lane]:
+    """Divides the slots of each simulator into lanes of nearly equal size."""
+    lanes_per_simulator = min(lanes_per_simulator, slots_per_simulator)
+    return [
+        Lane(simulator, tuple(range(lane, slots_per_simulator, lanes_per_simulator)))
+        for lane in range(lanes_per_simulator)
+        for simulator in range(num_simulators)
+    ]
+
+
+class InProcessSimulatorPool:
+    """A single simulator in this process, without Ray: for tests, debugging and small evaluations."""
+
+    def __init__(self, suite: str, env_config: dict[str, Any], *, slots_per_simulator: int = 8):
+        self._make_simulator = lambda: Simulator(suite, env_config)
+        self._simulator = self._make_simulator()
+        self.lanes = make_lanes(1, slots_per_simulator, 1)
+        self.num_failures = 0
+        self._completed: list[Completed] = []
+
+    def submit(self, lane: Lane, requests: list[Request], record_frames: bool = False) -> None:
+        """Executes the requests at once; `wait` hands out the outcome."""
+        try:
+            completed = Completed(lane, self._simulator.execute(requests, record_frames))
+        except Exception as error:
+            self.num_failures += 1
+            self._simulator.close()
+            self._simulator = self._make_simulator()
+            completed = Completed(lane, error=SimulatorError(f"the simulator raised: {error!r}"))
+        self._completed.append(completed)
+
+    def wait(self) -> list[Completed]:
+        """Returns all outcomes that are ready."""
+        completed, self._completed = self._completed, []
+        return completed
+
+    def drain(self) -> None:
+        """Forgets outstanding calls."""
+        self._completed.clear()
+
+    def close(self) -> None:
+        """Frees the simulator."""
+        self._simulator.close()
+
+
+class ActorSimulatorPool:
+    """Simulators in Ray actors, one process each.
+
+    Args:
+        suite: Benchmark suite.
+        env_config: Keyword arguments of the environment.
+        num_simulators: Number of actors.
+        slots_per_simulator: Trajectories that one simulator plays in turn.
+        lanes_per_simulator: Outstanding calls per simulator.
+        num_cpus_per_simulator: Logical CPUs reserved per actor.
+        timeout_s: Seconds one request (one chunk) may take before its simulator counts as hung.
+        start_timeout_s: Extra seconds for the first call of a fresh simulator (model building, compilation).
+        max_consecutive_failures: Failures without a success in between after which the pool gives up.
+    """
+
+    def __init__(
+        self,
+        suite: str,
+        env_config: dict[str, Any],
+        *,
+        num_simulators: int,
+        slots_per_simulator: int,
+        lanes_per_simulator: int = 2,
+        num_cpus_per_simulator: float = 1.0,
+        timeout_s: float = 60.0,
+        start_timeout_s: float = 300.0,
+        max_consecutive_failures: int = 8,
+    ):
+        # `max_restarts=0`: a restarted actor would have lost its slots without anybody noticing.
+        actor_class = ray.remote(num_cpus=num_cpus_per_simulator, max_restarts=0)(Simulator)
+        self._make_actor: Callable[[], Any] = lambda: actor_class.remote(suite, env_config)
+        self._actors = [self._make_actor() for _ in range(num_simulators)]
+        self._is_fresh = [True] * num_simulators
+        self._timeout_s = timeout_s
+        self._start_timeout_s = start_timeout_s
+        self._max_consecutive_failures = max_consecutive_failures
+        self._consecutive_failures = 0
+        self._in_flight: dict[ray.ObjectRef, tuple[Lane, float]] = {}
+        self.lanes = make_lanes(num_simulators, slots_per_simulator, lanes_per_simulator)
+        self.num_failures = 0
+
+    def submit(self, lane: Lane, requests: list[Request], record_frames: bool = False) -> None:
+        """Starts executing `requests` (at most one per slot of the lane); returns at once."""
+        simulator = lane.simulator_index
+        ref = self._actors[simulator].execute.remote(requests, record_frames)
+        waiting = sum(other.simulator_index == simulator for other, _ in self._in_flight.values())
+        allowance = self._timeout_s * len(lane.slots) * (1 + waiting)
+        if self._is_fresh[simulator]:
+            allowance += self._start_timeout_s
+        self._in_flight[ref] = (lane, time.monotonic() + allowance)
+
+    def wait(self) -> list[Completed]:
+        """Blocks until at least one call completed or failed; returns all that did.
+
+        Raises:
+            AllSimulatorsFailedError: When nothing but failures happened `max_consecutive_failures` times.
+        """
+        while self._in_flight:
+            refs = list(self._in_flight)
+            first_deadline = min(deadline for _, deadline in self._in_flight.values())
+            timeout = min(max(first_deadline - time.monotonic(), 0.0), 5.0)
+            ready, _ = ray.wait(refs, num_returns=1, timeout=timeout)
+            if ready:
+                ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+            completed = [outcome for ref in ready for outcome in self._collect(ref)]
+            completed += self._collect_overdue()
+            if completed:
+                return completed
+        return []
+
+    def drain(self) -> None:
+        """Waits for outstanding calls and forgets their results."""
+        while self._in_flight:
+            self.wait()
+
+    def close(self) -> None:
+        """Kills all simulators."""
+        for actor in self._actors:
+            ray.kill(actor)
+        self._in_flight.clear()
+
+    def _collect(self, ref: ray.ObjectRef) -> list[Completed]:
+        if ref not in self._in_flight:  # already failed together with another lane of its simulator
+            return []
+        lane, _ = self._in_flight[ref]
+        try:
+            replies = ray.get(ref)
+        except Exception as error:
+            return self._restart(lane.simulator_index, error)
+        del self._in_flight[ref]
+        self._is_fresh[lane.simulator_index] = False
+        self._consecutive_failures = 0
+        return [Completed(lane, replies)]
+
+    def _collect_overdue(self) -> list[Completed]:
+        now = time.monotonic()
+        overdue = {lane.simulator_index for lane, deadline in self._in_flight.values() if deadline < now}
+        outcomes = []
+        for simulator in overdue:
+            error = TimeoutError(f"no answer within simulator_timeout_s={self._timeout_s:g} per chunk")
+            outcomes += self._restart(simulator, error)
+        return outcomes
+
+    def _restart(self, simulator: int, error: BaseException) -> list[Completed]:
+        """Replaces a simulator and fails all its outstanding lanes."""
+        cause = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
+        logger.warning(f"Simulator {simulator} failed and is restarted: {cause}")
+        self.num_failures += 1
+        self._consecutive_failures += 1
+        ray.kill(self._actors[simulator])
+        if self._consecutive_failures >= self._max_consecutive_failures:
+            raise AllSimulatorsFailedError(
+                f"{self._consecutive_failures} simulator failures in a row without a single success. "
+                f"The last one: {cause}"
+            ) from error
+        self._actors[simulator] = self._make_actor()
+        self._is_fresh[simulator] = True
+        lost = [ref for ref, (lane, _) in self._in_flight.items() if lane.simulator_index == simulator]
+        failure = SimulatorError(f"simulator {simulator} failed: {cause}")
+        return [Completed(self._in_flight.pop(ref)[0], error=failure) for ref in lost]

@@ -1,0 +1,143 @@
+"""What an evaluation found: per task and overall, as JSON and as a Markdown table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rllib_vla.evaluation.confidence import wilson_interval
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """One episode.
+
+    Attributes:
+        task: Name of the task.
+        scene_index: Which initial state of the split.
+        repeat: Which repeat of that scene.
+        success: Whether the simulator reported success within the step limit.
+        num_control_steps: Control steps executed.
+    """
+
+    task: str
+    scene_index: int
+    repeat: int
+    success: bool
+    num_control_steps: int
+
+
+@dataclass(frozen=True)
+class SuccessSummary:
+    """Success of a set of episodes, with its 95 % Wilson interval.
+
+    Attributes:
+        num_episodes: Episodes.
+        num_successes: Successful ones.
+        success_rate: Their share.
+        low: Lower bound of the interval.
+        high: Upper bound of the interval.
+        mean_steps: Mean control steps of all episodes.
+        mean_steps_success: Mean control steps of the successful ones; None without any.
+    """
+
+    num_episodes: int
+    num_successes: int
+    success_rate: float
+    low: float
+    high: float
+    mean_steps: float
+    mean_steps_success: float | None
+
+    @classmethod
+    def of(cls, episodes: list[EpisodeResult]) -> SuccessSummary:
+        """Summarises at least one episode."""
+        n = len(episodes)
+        won = [e for e in episodes if e.success]
+        low, high = wilson_interval(len(won), n)
+        mean_won = sum(e.num_control_steps for e in won) / len(won) if won else None
+        return cls(n, len(won), len(won) / n, low, high, sum(e.num_control_steps for e in episodes) / n, mean_won)
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """All episodes of one evaluation and how they came about.
+
+    Attributes:
+        suite: Name of the suite.
+        split: Split of the scenes.
+        decoding: ``greedy``, or ``sampled at T=…``.
+        seed: Seed of the action sampling.
+        policy: What was evaluated (a path or a name).
+        episodes: Results in the order of the protocol.
+        wall_time_s: Seconds it took.
+        num_simulator_failures: Episodes lost to a simulator that failed; they are not among `episodes`.
+    """
+
+    suite: str
+    split: str
+    decoding: str
+    seed: int
+    policy: str
+    episodes: list[EpisodeResult] = field(repr=False)
+    wall_time_s: float
+    num_simulator_failures: int = 0
+
+    @property
+    def overall(self) -> SuccessSummary:
+        """Summary over all episodes (tasks weigh equally: the protocol gives each the same number)."""
+        return SuccessSummary.of(self.episodes)
+
+    @property
+    def per_task(self) -> dict[str, SuccessSummary]:
+        """Summary per task, in the order of the protocol."""
+        names = dict.fromkeys(e.task for e in self.episodes)
+        return {name: SuccessSummary.of([e for e in self.episodes if e.task == name]) for name in names}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: the fields, ``overall`` and ``per_task``."""
+        return dataclasses.asdict(self) | {
+            "overall": dataclasses.asdict(self.overall),
+            "per_task": {name: dataclasses.asdict(s) for name, s in self.per_task.items()},
+        }
+
+    def to_markdown(self) -> str:
+        """A table with one row per task and one for all."""
+        lines = [
+            f"**{self.policy}** on {self.suite} ({self.split} scenes), {self.decoding}",
+            "",
+            "| task | success | 95 % interval | episodes | mean steps | mean steps when successful |",
+            "|---|---:|---:|---:|---:|---:|",
+        ]
+        for name, s in [*self.per_task.items(), ("**all**", self.overall)]:
+            steps = "-" if s.mean_steps_success is None else f"{s.mean_steps_success:.1f}"
+            lines.append(
+                f"| {name} | {100 * s.success_rate:.1f} % | {100 * s.low:.1f} to {100 * s.high:.1f} % "
+                f"| {s.num_episodes} | {s.mean_steps:.1f} | {steps} |"
+            )
+        if self.num_simulator_failures:
+            lines += ["", f"{self.num_simulator_failures} episodes were lost to failed simulators."]
+        return "\n".join(lines) + "\n"
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes ``evaluation.json`` and ``evaluation.md`` into `folder` and returns it."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        texts = {"evaluation.json": json.dumps(self.to_dict(), indent=2), "evaluation.md": self.to_markdown()}
+        for name, text in texts.items():
+            temporary = folder / f".{name}.part"
+            temporary.write_text(text)
+            os.replace(temporary, folder / name)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> EvaluationReport:
+        """Reads what `save` wrote."""
+        values = json.loads((Path(folder) / "evaluation.json").read_text())
+        values = {f.name: values[f.name] for f in dataclasses.fields(cls)}
+        values["episodes"] = [EpisodeResult(**e) for e in values["episodes"]]
+        return cls(**values)

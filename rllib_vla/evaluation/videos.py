@@ -1,0 +1,87 @@
+"""Videos and filmstrips of episodes, as files that any player or viewer opens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def write_video(path: str | Path, frames: Sequence[np.ndarray], *, fps: float = 20.0) -> Path:
+    """Writes an H.264 mp4 in 4:2:0 (the only chroma format that browsers and phones all play).
+
+    4:2:0 needs even sides: the last row or column is repeated where a side is odd. The file appears under its
+    name only when it is complete.
+
+    Args:
+        path: Target, ending in ``.mp4``; its folder is made.
+        frames: At least one frame, all ``[H, W, 3] uint8``.
+        fps: Frames per second.
+
+    Returns:
+        The path.
+
+    Raises:
+        ImportError: imageio-ffmpeg is not installed.
+        ValueError: There are no frames, or they are not uint8 [H, W, 3] of one size.
+    """
+    try:
+        import imageio_ffmpeg
+    except ImportError as error:
+        raise ImportError("Videos need imageio-ffmpeg: pip install imageio-ffmpeg") from error
+    path = Path(path)
+    stack = _checked(frames)
+    stack = np.pad(stack, ((0, 0), (0, stack.shape[1] % 2), (0, stack.shape[2] % 2), (0, 0)), mode="edge")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.part.mp4")
+    writer = imageio_ffmpeg.write_frames(
+        str(temporary),
+        (stack.shape[2], stack.shape[1]),
+        fps=fps,
+        codec="libx264",
+        pix_fmt_in="rgb24",
+        pix_fmt_out="yuv420p",
+        macro_block_size=2,
+        quality=7,
+        # Index at the front, so that a player can start before it has the whole file.
+        output_params=["-movflags", "+faststart"],
+    )
+    writer.send(None)
+    for frame in stack:
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()
+    os.replace(temporary, path)
+    return path
+
+
+def write_filmstrip(path: str | Path, frames: Sequence[np.ndarray], *, num_frames: int = 8) -> Path:
+    """Writes a PNG with `num_frames` evenly spaced frames (the first and the last among them) side by side.
+
+    Args:
+        path: Target, ending in ``.png``; its folder is made.
+        frames: At least one frame, all ``[H, W, 3] uint8``.
+        num_frames: Pictures in the strip; fewer if there are fewer frames.
+
+    Raises:
+        ValueError: As in `write_video`.
+    """
+    path = Path(path)
+    stack = _checked(frames)
+    chosen = np.unique(np.linspace(0, len(stack) - 1, min(num_frames, len(stack))).round().astype(int))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(list(stack[chosen]), axis=1)).save(path)
+    return path
+
+
+def _checked(frames: Sequence[np.ndarray]) -> np.ndarray:
+    """Stacks frames to ``[T, H, W, 3] uint8``."""
+    if len(frames) == 0:
+        raise ValueError("No frames to write")
+    shapes = {(f.dtype, f.shape) for f in frames}
+    (dtype, shape) = next(iter(shapes))
+    if len(shapes) > 1 or dtype != np.uint8 or len(shape) != 3 or shape[2] != 3:
+        raise ValueError(f"Frames must all be uint8 [H, W, 3] of one size, not {sorted(map(str, shapes))}")
+    return np.stack(frames)

@@ -1,0 +1,26 @@
+"""Where the initial policy is."""
+
+from pathlib import Path
+
+# The folder that holds `rllib_vla/`: relative paths of shipped examples start here.
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+def resolve_model_path(path: str | Path) -> str:
+    """Makes a local checkpoint path absolute (Tune's workers run in other directories); hub ids stay as they are.
+
+    Relative paths are looked up in the working directory, then in the project's folder.
+
+    Raises:
+        FileNotFoundError: If `path` looks like a local path and nothing is there.
+    """
+    for candidate in (Path(path).expanduser(), PROJECT_ROOT / path):
+        if candidate.is_dir():
+            return str(candidate.resolve())
+    is_hub_id = str(path).count("/") == 1 and not str(path).startswith((".", "/", "~"))
+    if is_hub_id:
+        return str(path)
+    raise FileNotFoundError(
+        f"`model_path`: no checkpoint directory at {path}. It must hold config.json and safetensors files; "
+        "`make demos sft` makes the cold start of libero_blocks."
+    )

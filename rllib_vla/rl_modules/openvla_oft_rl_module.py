@@ -1,0 +1,103 @@
+"""RLModule around OpenVLA-OFT: a policy without a value head.
+
+Both forward passes that matter for learning, sampling (`forward_exploration`) and training (`forward_train`), turn
+logits into log-probabilities through the same function at the same temperature, so that the importance ratio of
+the first minibatch is 1 within rounding.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from ray.rllib.utils.annotations import override
+
+from policies.openvla_oft import OpenVLAOFTPolicy
+from policies.openvla_oft.sampling import gather, greedy, log_probs_from_logits, sample_by_inverse_cdf
+from rllib_vla.algorithms.grpo.default_grpo_rl_module import ALL_LOG_PROBS, DefaultGRPORLModule
+from rllib_vla.columns import ATTENTION_MASK, IMAGES, INPUT_IDS, PROPRIO, SAMPLING_UNIFORMS
+
+
+class OpenVLAOFTRLModule(TorchRLModule, DefaultGRPORLModule):
+    """OpenVLA-OFT with discrete action tokens as an RLModule.
+
+    Reads from `model_config`:
+        model_path (str): Checkpoint directory or hub id.
+        unnorm_key (str | None): Which statistics of the checkpoint un-normalise the actions.
+        temperature (float): Softmax temperature of exploration and training (set from `GRPOConfig.temperature`).
+        dtype (str): "float32" or "bfloat16": the dtype of the weights.
+
+    Observations (batch[Columns.OBS]): `images` uint8 [B, n, S, S, 3], `input_ids` int64 [B, L] right-padded,
+    `attention_mask` bool [B, L], and `proprio` float32 [B, P] where the checkpoint uses it.
+
+    Actions (`Columns.ACTIONS`) are bins, int64 [B, N] in 0..255, N = chunk size x action dimensions. Exploration
+    adds `Columns.ACTION_LOGP` float32 [B, N], one log-probability per token.
+    """
+
+    @override(TorchRLModule)
+    def setup(self) -> None:
+        try:
+            self.policy = OpenVLAOFTPolicy.from_pretrained(
+                self.model_config["model_path"],
+                unnorm_key=self.model_config.get("unnorm_key"),
+                dtype=getattr(torch, self.model_config.get("dtype", "float32")),
+            )
+        except AttributeError as error:  # RLlib would mask it as a deprecated-constructor message
+            raise RuntimeError(f"loading the policy failed: {error}") from error
+        self.model = self.policy.model
+        self.temperature = float(self.model_config.get("temperature", 1.0))
+
+    def action_logits(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Computes logits of all action tokens, float32 [B, N, 256]."""
+        obs = batch[Columns.OBS]
+        return self.model(obs[IMAGES], obs[INPUT_IDS], obs[ATTENTION_MASK], proprio=obs.get(PROPRIO))
+
+    @override(TorchRLModule)
+    def _forward_inference(self, batch: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
+        """Greedy decoding."""
+        return {Columns.ACTIONS: greedy(self.action_logits(batch))}
+
+    @override(TorchRLModule)
+    def _forward_exploration(self, batch: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
+        """Samples every token independently at the rollout temperature."""
+        log_probs = log_probs_from_logits(self.action_logits(batch), self.temperature)
+        tokens = sample_by_inverse_cdf(log_probs, batch[SAMPLING_UNIFORMS])
+        return {
+            Columns.ACTIONS: tokens,
+            Columns.ACTION_LOGP: gather(log_probs, tokens),
+        }
+
+    @override(TorchRLModule)
+    def _forward_train(self, batch: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
+        """Log-probabilities of all bins at the rollout temperature, with gradients."""
+        return {ALL_LOG_PROBS: log_probs_from_logits(self.action_logits(batch), self.temperature)}
+
+    @override(TorchRLModule)
+    def get_state(self, components=None, *, not_components=None, inference_only=False, **kwargs):
+        """Returns the weights as numpy arrays; bfloat16 travels as int16 bit patterns."""
+        return {
+            name: (
+                tensor.detach().cpu().view(torch.int16).numpy()
+                if tensor.dtype == torch.bfloat16
+                else tensor.detach().cpu().numpy()
+            ).copy()
+            for name, tensor in self.model.state_dict().items()
+        }
+
+    @override(TorchRLModule)
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Loads what `get_state` returned.
+
+        Raises:
+            RuntimeError: If names or shapes differ from this module's.
+        """
+        own = self.model.state_dict()
+        tensors = {
+            # A copy: arrays from Ray's object store are read-only.
+            name: torch.from_numpy(np.array(array)).view(own[name].dtype)
+            if name in own and own[name].dtype == torch.bfloat16
+            else torch.from_numpy(np.array(array))
+            for name, array in state.items()
+        }
+        self.model.load_state_dict(tensors, strict=True)

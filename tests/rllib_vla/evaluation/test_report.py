@@ -1,0 +1,37 @@
+import pytest
+
+from rllib_vla.evaluation.report import EpisodeResult, EvaluationReport
+
+
+@pytest.fixture
+def report():
+    episodes = [EpisodeResult("lift", i, 0, i < 8, 30 if i < 8 else 64) for i in range(10)]
+    episodes += [EpisodeResult("push", i, 0, False, 64) for i in range(10)]
+    return EvaluationReport("blocks", "eval", "greedy", 0, "checkpoint", episodes, 1.5)
+
+
+def test_summaries(report):
+    lift = report.per_task["lift"]
+    assert (lift.num_successes, lift.num_episodes, lift.success_rate) == (8, 10, 0.8)
+    assert (lift.low, lift.high) == pytest.approx((0.4902, 0.9433), abs=5e-5)
+    assert lift.mean_steps == pytest.approx(36.8)
+    assert lift.mean_steps_success == 30
+    assert report.overall.success_rate == 0.4
+
+
+def test_task_without_success_has_an_interval_and_no_successful_length(report):
+    push = report.per_task["push"]
+    assert push.mean_steps_success is None
+    assert (push.low, push.high) == pytest.approx((0.0, 0.2775), abs=5e-5)
+
+
+def test_markdown_has_a_row_per_task_and_one_for_all(report):
+    rows = [line for line in report.to_markdown().splitlines() if line.startswith("|")][2:]
+    assert [row.split("|")[1].strip() for row in rows] == ["lift", "push", "**all**"]
+    assert "| 80.0 % | 49.0 to 94.3 % | 10 | 36.8 | 30.0 |" in rows[0]
+    assert rows[1].endswith("| 64.0 | - |")
+
+
+def test_saved_report_reads_back_the_same(report, tmp_path):
+    assert EvaluationReport.load(report.save(tmp_path / "evaluation")) == report
+    assert sorted(p.name for p in (tmp_path / "evaluation").iterdir()) == ["evaluation.json", "evaluation.md"]

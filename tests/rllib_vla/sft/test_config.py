@@ -1,0 +1,59 @@
+import pytest
+
+from rllib_vla.sft.config import SFTConfig, SFTConfigError
+
+MINIMAL = {"demos_dir": "demos", "output_dir": "out", "tasks": ["lift"]}
+
+
+def test_plain_values_round_trip():
+    config = SFTConfig.from_dict(MINIMAL | {"lr": 1e-3, "augmentation": {"hue": 0.0}, "policy": {"a": 1}})
+    assert config.augmentation.hue == 0.0
+    assert SFTConfig.from_dict(config.to_dict()) == config
+
+
+def test_yaml_numbers_without_a_dot_are_numbers(tmp_path):
+    path = tmp_path / "sft.yaml"
+    path.write_text("demos_dir: d\noutput_dir: o\ntasks: [lift]\nlr: 5e-4\nema_decay: null\nbetas: [0.9, 0.95]\n")
+    config = SFTConfig.from_yaml(path)
+    assert (config.lr, config.ema_decay, config.betas) == (5e-4, None, (0.9, 0.95))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batchsize": 4}, "unknown key 'batchsize'; did you mean 'batch_size'"),
+        (
+            {"augmentation": {"brightnes": 0.1}},
+            "'augmentation.brightnes'; did you mean 'augmentation.brightness'",
+        ),
+        ({"qqq": 1}, "unknown key 'qqq'; valid keys"),
+        ({"num_steps": 1.5}, "'num_steps' must be int, not 1.5"),
+        ({"num_steps": True}, "'num_steps' must be int, not True"),
+        ({"lr": "fast"}, "'lr' must be float, not 'fast'"),
+        ({"tasks": "lift"}, "'tasks' must be list"),
+        ({"tasks": []}, "'tasks' is empty"),
+        ({"tasks": [3]}, r"'tasks\[0\]' must be str, not 3"),
+        ({"betas": [0.9]}, "'betas' must have 2 values, not 1"),
+        ({"schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"batch_size": 10, "micro_batch_size": 4}, "does not divide"),
+        ({"lr": 0.0}, "'lr' must be positive"),
+        ({"ema_decay": 1.0}, "'ema_decay' must be in"),
+        ({"augmentation": {"crop_area": 2.0}}, "augmentation.crop_area is a share"),
+        ({"init_from": "x", "policy": {"a": 1}}, "cannot be used with 'init_from'"),
+    ],
+)
+def test_mistakes_are_refused_by_name(change, message):
+    with pytest.raises(SFTConfigError, match=message):
+        SFTConfig.from_dict(MINIMAL | change)
+
+
+def test_missing_key_is_named():
+    with pytest.raises(SFTConfigError, match="missing key 'demos_dir'"):
+        SFTConfig.from_dict({"output_dir": "out", "tasks": ["lift"]})
+
+
+def test_file_that_is_no_mapping_is_refused(tmp_path):
+    path = tmp_path / "sft.yaml"
+    path.write_text("- a\n- b\n")
+    with pytest.raises(SFTConfigError, match="must hold a mapping"):
+        SFTConfig.from_yaml(path)
