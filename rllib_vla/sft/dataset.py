@@ -14,7 +14,7 @@ import torch
 
 from policies.openvla_oft import OpenVLAOFTPolicy, compute_statistics, libero_gripper_from_env
 from policies.openvla_oft.image_chain import bicubic_resize, jpeg_round_trip, lanczos_resize
-from rllib_vla.sft.demonstrations import Demonstration, DemonstrationError
+from rllib_vla.sft.demonstrations import PROPRIO_KEYS, Demonstration, DemonstrationError
 
 # The image chains without their closing centre crop, in whose place augmentation takes a random one.
 _UNCROPPED = {
@@ -24,9 +24,13 @@ _UNCROPPED = {
 }
 
 
-def action_statistics(demonstrations: Sequence[Demonstration]) -> dict[str, Any]:
-    """Statistics of the actions in the policy's convention (gripper 1 = open), in the released layout."""
-    return compute_statistics([libero_gripper_from_env(d.actions) for d in demonstrations])
+def demonstration_statistics(demonstrations: Sequence[Demonstration]) -> dict[str, Any]:
+    """Statistics of actions (policy's convention: gripper 1 = open) and proprioception, in the released layout."""
+    proprio = [d.proprio for d in demonstrations]
+    return compute_statistics(
+        [libero_gripper_from_env(d.actions) for d in demonstrations],
+        None if any(p is None for p in proprio) else proprio,
+    )
 
 
 class ChunkDataset:
@@ -34,6 +38,7 @@ class ChunkDataset:
 
     Attributes:
         frames: Pictures at the policy's size, one per control step, ``[F, n, S, S, 3] uint8``.
+        proprio: Normalised states that go with the frames, ``[F, P] float32``; None if the policy uses none.
         bins: Labels of each window, ``[N, C*D] int64``.
         chain_crops: Whether the policy's image chain ends with a centre crop.
 
@@ -44,18 +49,15 @@ class ChunkDataset:
 
     Raises:
         DemonstrationError: No demonstration is as long as a chunk, or the actions have another width.
-        ValueError: The policy needs proprioception or several images, which the demonstrations do not carry.
+        ValueError: The policy needs several images, which the demonstrations do not carry.
     """
 
     def __init__(self, demonstrations: Sequence[Demonstration], policy: OpenVLAOFTPolicy, *, augmented: bool) -> None:
         config = policy.config
-        if config.use_proprio or config.num_images > 1:
-            raise ValueError(
-                "demonstrations in LIBERO's layout are read with one camera and without proprioception; "
-                f"the policy has use_proprio={config.use_proprio}, num_images={config.num_images}"
-            )
+        if config.num_images > 1:
+            raise ValueError(f"demonstrations are read with one camera; the policy has {config.num_images} images")
         chunk = config.chunk_size
-        frames, starts, labels, prompt_of = [], [], [], []
+        frames, proprio, starts, labels, prompt_of = [], [], [], [], []
         instructions = list(dict.fromkeys(d.instruction for d in demonstrations))
         num_frames = 0
         for demo in demonstrations:
@@ -66,6 +68,10 @@ class ChunkDataset:
             num_windows = max(0, len(demo) - chunk + 1)
             # Only frames at which a window starts are ever shown to the policy.
             frames += [_picture(frame, policy, augmented) for frame in demo.frames[:num_windows]]
+            if config.use_proprio:
+                if demo.proprio is None:
+                    raise DemonstrationError(f"{demo.source} has no obs/{PROPRIO_KEYS[0]}, but use_proprio is set")
+                proprio.append(policy.processor.proprio_normalizer.normalize(demo.proprio[:num_windows]))
             starts.append(num_frames + np.arange(num_windows))
             labels.append(_windows(encode_actions(demo.actions, policy), chunk))
             prompt_of.append(np.full(num_windows, instructions.index(demo.instruction)))
@@ -73,6 +79,7 @@ class ChunkDataset:
         if not frames:
             raise DemonstrationError(f"No demonstration has {chunk} steps, the length of one action chunk")
         self.frames = torch.from_numpy(np.stack(frames))[:, None]
+        self.proprio = torch.from_numpy(np.concatenate(proprio)).float() if proprio else None
         self.bins = torch.from_numpy(np.concatenate(labels))
         self.chain_crops = config.image_chain != "resize"
         self._frame_of = torch.from_numpy(np.concatenate(starts))
@@ -89,11 +96,12 @@ class ChunkDataset:
         """The windows `indices` ``[B] int64``.
 
         Returns:
-            ``images [B, n, S, S, 3] uint8``, ``input_ids [B, L] int64``, ``attention_mask [B, L] bool`` and the
-            labels ``bins [B, C*D] int64``.
+            ``images [B, n, S, S, 3] uint8``, ``input_ids [B, L] int64``, ``attention_mask [B, L] bool``, the labels
+            ``bins [B, C*D] int64`` and, if the policy uses it, ``proprio [B, P] float32``.
         """
         prompts = self._prompt_of[indices]
-        return {
+        state = {} if self.proprio is None else {"proprio": self.proprio[self._frame_of[indices]]}
+        return state | {
             "images": self.frames[self._frame_of[indices]],
             "input_ids": self._input_ids[prompts],
             "attention_mask": self._attention_mask[prompts],

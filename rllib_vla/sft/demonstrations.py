@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 CAMERA = "agentview_rgb"
+PROPRIO_KEYS = ("ee_states", "gripper_states")  # under `obs`: 6 and 2 numbers
 FILE_SUFFIX = "_demo.hdf5"
 
 
@@ -33,6 +34,8 @@ class Demonstration:
         actions: Actions in the simulator's units (LIBERO: OSC_POSE deltas, gripper -1 open / +1 close),
             ``[T, D] float32``.
         source: File and group that it was read from, for messages.
+        proprio: End-effector position (m), axis-angle (rad) and finger positions (m) before each action,
+            ``[T, 8] float32``; None if the file has none.
     """
 
     task: str
@@ -40,6 +43,7 @@ class Demonstration:
     frames: np.ndarray
     actions: np.ndarray
     source: str
+    proprio: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of control steps T."""
@@ -124,7 +128,13 @@ def _read_demo(group: h5py.Group, task: str, instruction: str, camera: str) -> D
     """Reads and checks one ``demo_<i>`` group."""
     source = f"{Path(group.file.filename).name}:{group.name}"
     actions = np.asarray(_child(group, "actions", source), dtype=np.float32)
-    frames = np.asarray(_child(_child(group, "obs", source), camera, f"{source}/obs"))
+    obs = _child(group, "obs", source)
+    frames = np.asarray(_child(obs, camera, f"{source}/obs"))
+    proprio = None
+    if all(key in obs for key in PROPRIO_KEYS):
+        proprio = np.concatenate([np.asarray(obs[key], dtype=np.float32) for key in PROPRIO_KEYS], axis=1)
+        if len(proprio) != len(actions):
+            raise DemonstrationError(f"{source} has {len(proprio)} states for {len(actions)} actions")
     if actions.ndim != 2:
         raise DemonstrationError(f"{source}/actions has shape {actions.shape}, expected [T, D]")
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
@@ -135,7 +145,7 @@ def _read_demo(group: h5py.Group, task: str, instruction: str, camera: str) -> D
     if bad.size:
         raise DemonstrationError(f"{source}/actions is not finite at step {bad[0]} ({bad.size} such steps)")
     upright = np.ascontiguousarray(frames[:, ::-1, ::-1])
-    return Demonstration(task, instruction, upright, actions, source)
+    return Demonstration(task, instruction, upright, actions, source, proprio)
 
 
 def _instruction(data: h5py.Group, where: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from policies.openvla_oft import OpenVLAOFTConfig, OpenVLAOFTPolicy, VisionTowerConfig
-from rllib_vla.sft.dataset import action_statistics
+from rllib_vla.sft.dataset import demonstration_statistics
 from rllib_vla.sft.demonstrations import load_demonstrations
 
 
@@ -47,7 +47,7 @@ def make_policy(demonstrations, **overrides):
     config = OpenVLAOFTConfig.preset("tiny", **(sizes | overrides))
     torch.manual_seed(0)
     return OpenVLAOFTPolicy.from_scratch(
-        config, [d.instruction for d in demonstrations], {"blocks": action_statistics(demonstrations)}, "blocks"
+        config, [d.instruction for d in demonstrations], {"blocks": demonstration_statistics(demonstrations)}, "blocks"
     )
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from policies.openvla_oft import OpenVLAOFTConfig, OpenVLAOFTPolicy
-from rllib_vla.sft.dataset import ChunkDataset, action_statistics, encode_actions
+from rllib_vla.sft.dataset import ChunkDataset, demonstration_statistics, encode_actions
 from rllib_vla.sft.demonstrations import Demonstration, DemonstrationError
 
 
@@ -90,7 +90,7 @@ def test_statistics_are_those_of_the_policys_gripper_convention():
     actions = np.zeros((100, 7))
     actions[:, 0] = np.linspace(-0.5, 1.0, 100)
     actions[:, 6] = np.where(np.arange(100) < 75, -1.0, 1.0)
-    stats = action_statistics([demonstration(actions[:40]), demonstration(actions[40:])])
+    stats = demonstration_statistics([demonstration(actions[:40]), demonstration(actions[40:])])
     assert stats["action"]["mean"][6] == pytest.approx(0.75)
     assert stats["action"]["mask"] == [True] * 6 + [False]
     assert stats["action"]["q01"][0] == pytest.approx(-0.485)
