@@ -13,7 +13,7 @@ import torch
 
 from policies.openvla_oft import OpenVLAOFTConfig, OpenVLAOFTPolicy
 from rllib_vla.sft.config import SFTConfig, SFTConfigError
-from rllib_vla.sft.dataset import ChunkDataset, action_statistics
+from rllib_vla.sft.dataset import ChunkDataset, demonstration_statistics
 from rllib_vla.sft.demonstrations import DemonstrationError, load_demonstrations
 from rllib_vla.sft.trainer import SFTTrainer
 from rllib_vla.sft.training_state import read_progress
@@ -85,7 +85,7 @@ def make_policy(config: SFTConfig, demonstrations: list) -> OpenVLAOFTPolicy:
         demonstrations_for_statistics = load_demonstrations(config.demos_dir, config.tasks)
     else:
         demonstrations_for_statistics = demonstrations
-    statistics = action_statistics(demonstrations_for_statistics)
+    statistics = demonstration_statistics(demonstrations_for_statistics)
     if config.init_from is None:
         model_config = OpenVLAOFTConfig.preset(config.preset, **({"unnorm_key": config.unnorm_key} | config.policy))
         instructions = sorted({d.instruction for d in demonstrations})

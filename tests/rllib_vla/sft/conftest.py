@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from policies.openvla_oft import OpenVLAOFTConfig, OpenVLAOFTPolicy, VisionTowerConfig
-from rllib_vla.sft.dataset import action_statistics
+from rllib_vla.sft.dataset import demonstration_statistics
 from rllib_vla.sft.demonstrations import load_demonstrations
 
 
@@ -26,6 +26,8 @@ def write_demo_file(path, instruction, lengths, *, size=16, seed=0):
             actions[:, 6] = np.where(np.arange(length) < length // 2, -1.0, 1.0)
             demo["actions"] = actions
             demo["obs/agentview_rgb"] = upright[:, ::-1, ::-1]
+            demo["obs/ee_states"] = rng.normal(size=(length, 6))
+            demo["obs/gripper_states"] = rng.normal(size=(length, 2))
             demo.attrs["num_samples"] = length
     return path
 
@@ -47,7 +49,7 @@ def make_policy(demonstrations, **overrides):
     config = OpenVLAOFTConfig.preset("tiny", **(sizes | overrides))
     torch.manual_seed(0)
     return OpenVLAOFTPolicy.from_scratch(
-        config, [d.instruction for d in demonstrations], {"blocks": action_statistics(demonstrations)}, "blocks"
+        config, [d.instruction for d in demonstrations], {"blocks": demonstration_statistics(demonstrations)}, "blocks"
     )
 
 
