@@ -1,8 +1,8 @@
 """Normalised actions to action tokens and back: 256 uniform bins of [-1, 1] per dimension.
 
-A token is a bin index k in 0..255 or, inside the vocabulary, the id ``first_action_id + k``. As in OpenVLA, ids rise
-while actions fall: k = 0 is +1, k = 255 is -1, and k = 0 and k = 1 decode to the same largest centre (256 ids,
-255 bin centres).
+A token is a bin index k in 0..255 or, inside the vocabulary, the id ``first_action_id + k``. As in OpenVLA,
+ids rise while actions fall: k = 0 is +1, k = 255 is -1, and k = 0 and k = 1 decode to the same largest
+centre (256 ids, 255 bin centres).
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import re
 import shutil
 import uuid
@@ -35,10 +36,17 @@ STATISTICS = "dataset_statistics.json"
 MAX_SHARD_BYTES = 5 * 10**9
 PROPRIO_PREFIX = "proprio_projector."
 
-_HUB_PATTERNS = ("*.json", "*.safetensors", "*proprio_projector*checkpoint*")
+_HUB_PATTERNS = (
+    "*.json",
+    "*.safetensors",
+    "tokenizer.model",
+    "*proprio_projector*checkpoint*",
+    "action_head--*",  # fetched only to be recognised and refused
+)
 _OWN_FILES = re.compile(
     r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|"
-    r"(config|generation_config|dataset_statistics|preprocessor_config|tokenizer|tokenizer_config)\.json"
+    r"(config|dataset_statistics|preprocessor_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens)"
+    r"\.json|tokenizer\.model"
 )
 
 Shapes = dict[str, tuple[int, ...]]
@@ -60,9 +68,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise CheckpointError(
-            f"{path} is not valid JSON ({error}): copy or download the file again"
-        ) from error
+        raise CheckpointError(f"{path} is not valid JSON ({error}): copy or download the file again") from error
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -71,7 +77,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def resolve(path: str | Path) -> Path:
-    """A local checkpoint directory: `path` itself, or the snapshot of a Hugging Face hub id (data files only).
+    """A local checkpoint directory: `path` itself, or the snapshot of a Hugging Face hub id (data files
+    only).
 
     Raises:
         FileNotFoundError: Neither a directory nor a hub id that can be fetched.
@@ -88,7 +95,7 @@ def resolve(path: str | Path) -> Path:
             f"no directory {path}; to fetch it from the Hugging Face hub: pip install huggingface_hub"
         ) from error
     try:
-        return Path(snapshot_download(str(path), allow_patterns=list(_HUB_PATTERNS) + ["action_head--*"]))
+        return Path(snapshot_download(str(path), allow_patterns=list(_HUB_PATTERNS)))
     except Exception as error:
         raise FileNotFoundError(f"no directory {path}, and the hub does not give it: {error}") from error
 
@@ -100,10 +107,10 @@ def refuse_other_heads(directory: Path) -> None:
     )
     if heads:
         raise CheckpointError(
-            f"{directory} was trained with a continuous action head ({', '.join(heads)}): its language-model head was "
-            "never trained on action tokens, so it cannot be sampled or trained by token-level RL (success would be 0). "
-            "Use a checkpoint with discrete action tokens, e.g. Haozhan72/Openvla-oft-SFT-libero10-trajall, or run "
-            "supervised fine-tuning with the discrete head first"
+            f"{directory} was trained with a continuous action head ({', '.join(heads)}): its language-model "
+            "head never learnt action tokens, so it cannot be sampled or trained by token-level RL. Use a "
+            "checkpoint with discrete action tokens, e.g. Haozhan72/Openvla-oft-SFT-libero10-trajall, or "
+            "run supervised fine-tuning with the discrete head first"
         )
 
 
@@ -117,15 +124,13 @@ def weight_files(directory: Path) -> list[Path]:
         names = sorted(set(read_json(directory / INDEX)["weight_map"].values()))
         missing = [name for name in names if not (directory / name).is_file()]
         if missing:
-            raise CheckpointError(
-                f"{directory} is incomplete, {INDEX} names absent files: {', '.join(missing)}"
-            )
+            raise CheckpointError(f"{directory} is incomplete, {INDEX} names absent files: {', '.join(missing)}")
         return [directory / name for name in names]
     if (directory / SINGLE).is_file():
         return [directory / SINGLE]
     raise CheckpointError(
-        f"{directory} has no {SINGLE} and no {INDEX}. Pickled weights (*.bin, *.pt) are not read: convert them with "
-        "safetensors.torch.save_file"
+        f"{directory} has no {SINGLE} and no {INDEX}. Pickled weights (*.bin, *.pt) are not read: convert "
+        "them with safetensors.torch.save_file"
     )
 
 
@@ -134,9 +139,7 @@ def _opened(file: Path, device: str = "cpu") -> Iterator[Any]:
     try:
         handle = safe_open(file, framework="pt", device=device)
     except SafetensorError as error:
-        raise CheckpointError(
-            f"{file} is damaged or cut short ({error}): copy or download it again"
-        ) from error
+        raise CheckpointError(f"{file} is damaged or cut short ({error}): copy or download it again") from error
     with handle:
         yield handle
 
@@ -153,8 +156,8 @@ def stored_shapes(directory: Path) -> Shapes:
 def infer_config_overrides(directory: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
     """What a released ``config.json`` leaves unsaid about the vision towers, read off the tensor shapes.
 
-    Both released towers have 16 heads, so every size follows. A directory without weights (metadata only) is taken
-    to have the released sizes.
+    Both released towers have 16 heads, so every size follows. A directory without weights (metadata only) is
+    taken to have the released sizes.
     """
     if OWN_KEY in raw:
         return {}
@@ -213,7 +216,8 @@ def has_proprio_weights(directory: Path) -> bool:
 
 
 def read_statistics(directory: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Statistics per data set: ``dataset_statistics.json`` if present, else ``norm_stats`` of ``config.json``.
+    """Statistics per data set: ``dataset_statistics.json`` if present, else ``norm_stats`` of
+    ``config.json``.
 
     Fine-tuned releases keep only the statistics of the pre-training data in ``config.json``.
 
@@ -228,14 +232,12 @@ def read_statistics(directory: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 STATISTICS_REMEDY = (
-    f"Copy {STATISTICS} of the supervised checkpoint (or of another one trained on the same data) into the directory: "
-    "a reference RL trainer's own saves lack it"
+    f"Copy {STATISTICS} of the supervised checkpoint (or of another one trained on the same data) into the "
+    "directory: what the reference RL trainer saves lacks it"
 )
 
 
-def load_weights(
-    model: nn.Module, directory: Path, *, dtype: torch.dtype, device: str | torch.device
-) -> None:
+def load_weights(model: nn.Module, directory: Path, *, dtype: torch.dtype, device: str | torch.device) -> None:
     """Fill a model that was built on the meta device, tensor by tensor.
 
     Peak memory is the model plus one tensor. Names and shapes are compared before anything is read.
@@ -268,12 +270,11 @@ def load_weights(
         _assign(model, key, tensor, dtype, device)
 
 
-def _assign(
-    model: nn.Module, key: str, tensor: Tensor, dtype: torch.dtype, device: str | torch.device
-) -> None:
+def _assign(model: nn.Module, key: str, tensor: Tensor, dtype: torch.dtype, device: str | torch.device) -> None:
     # A copy: tensors of a safetensors file are views of the mapped file.
     tensor = tensor.to(device=device, dtype=dtype, copy=True)
-    model.load_state_dict({key: tensor}, strict=False, assign=True)
+    owner, _, name = key.rpartition(".")
+    setattr(model.get_submodule(owner), name, nn.Parameter(tensor))
 
 
 def _read_proprio_projector(directory: Path) -> dict[str, Tensor]:
@@ -283,7 +284,10 @@ def _read_proprio_projector(directory: Path) -> dict[str, Tensor]:
             f"{directory} has no proprio projector, neither proprio_projector.* tensors nor a "
             "proprio_projector--<step>_checkpoint.pt: load it with use_proprio=False, or add the file"
         )
-    state = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{file} holds more than plain tensors, or is damaged: not loaded") from error
     return {PROPRIO_PREFIX + key.removeprefix("module."): value for key, value in state.items()}
 
 
@@ -368,10 +372,9 @@ def save_weights(
     weight_map: dict[str, str] = {}
     for i, keys in enumerate(shards, start=1):
         name = SINGLE if len(shards) == 1 else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {
-            k: state[k].detach().to(device="cpu", dtype=dtype or state[k].dtype).contiguous() for k in keys
-        }
+        tensors = {k: state[k].detach().to(device="cpu", dtype=dtype or state[k].dtype).contiguous() for k in keys}
         save_file(tensors, directory / name, metadata={"format": "pt"})
+        (directory / name).chmod(0o644)  # safetensors makes files that only their owner can read
         weight_map |= dict.fromkeys(keys, name)
     if len(shards) > 1:
         write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})

@@ -1,8 +1,9 @@
 """Configuration of OpenVLA-OFT: sizes, action space, image chain, and how it is spelled in ``config.json``.
 
 Released checkpoints describe the language model but neither the vision towers (implied by timm ids), nor the
-chunk size, the number of images or the image chain. Those are ours: they are stored under the key ``rllib_vla``
-of ``config.json``, and inferred (tensor shapes, action dimension) where a released checkpoint lacks them.
+chunk size, the number of images or the image chain. Those are ours: they are stored under the key
+``rllib_vla`` of ``config.json``, and inferred (tensor shapes, action dimension) where a released checkpoint
+lacks them.
 """
 
 from __future__ import annotations
@@ -57,9 +58,12 @@ class OpenVLAOFTConfig:
         action_dim: Dimensions of one action (D).
         use_proprio: Whether the proprioceptive state enters as one token after the patches.
         action_normalization: ``"q99"`` (q01..q99, LIBERO) or ``"bounds"`` (min..max, ALOHA/RoboTwin).
-        image_chain: ``"libero"`` (JPEG, Lanczos, crop), ``"robotwin"`` (crop) or ``"resize"`` (bicubic resize,
-            nothing at all if the frame already has ``image_size``).
+        image_chain: ``"libero"`` (JPEG, Lanczos, crop), ``"robotwin"`` (crop) or ``"resize"`` (bicubic
+            resize, nothing at all if the frame already has ``image_size``).
         unnorm_key: Statistics used when a caller names none.
+        action_slot_embeddings: Learned vectors added where the action tokens are read. Released checkpoints have none:
+            their placeholders are zero vectors that only rotary positions tell apart, which a pre-trained language
+            model can work with, and a small one from scratch hardly learns.
         initializer_gain: From-scratch weights have standard deviation ``gain / sqrt(fan_in)``.
         released: ``config.json`` entries that this class does not interpret, kept for saving.
     """
@@ -91,8 +95,9 @@ class OpenVLAOFTConfig:
     action_normalization: str = "q99"
     image_chain: str = "libero"
     unnorm_key: str | None = None
+    action_slot_embeddings: bool = False
     initializer_gain: float = 1.0
-    released: dict[str, Any] = field(default_factory=dict)
+    released: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         problems = []
@@ -103,9 +108,7 @@ class OpenVLAOFTConfig:
         for name in ("featurizer", "fused_featurizer"):
             tower = getattr(self, name)
             if tower.embed_dim % tower.num_heads:
-                problems.append(
-                    f"{name}: embed_dim {tower.embed_dim} is not divisible by {tower.num_heads} heads"
-                )
+                problems.append(f"{name}: embed_dim {tower.embed_dim} is not divisible by {tower.num_heads} heads")
             if tower.depth < 2:
                 problems.append(f"{name}: depth {tower.depth} has no second-to-last block")
         for name, allowed in (("image_chain", IMAGE_CHAINS), ("action_normalization", NORMALIZATIONS)):
@@ -149,7 +152,8 @@ class OpenVLAOFTConfig:
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> OpenVLAOFTConfig:
-        """The configuration called `name` (``"tiny"``, ``"small"``, ``"7b"``) with fields replaced by `overrides`.
+        """The configuration called `name` (``"tiny"``, ``"small"``, ``"7b"``) with fields replaced by
+        `overrides`.
 
         Raises:
             ValueError: Unknown preset or field; the message names the nearest valid one.
@@ -177,7 +181,8 @@ class OpenVLAOFTConfig:
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **overrides: Any) -> OpenVLAOFTConfig:
-        """Read ``config.json`` of a checkpoint directory (released or ours), without any code of the checkpoint.
+        """Read ``config.json`` of a checkpoint directory (released or ours), without any code of the
+        checkpoint.
 
         Raises:
             FileNotFoundError: No ``config.json`` there.
@@ -201,9 +206,7 @@ class OpenVLAOFTConfig:
                 "(model_type 'openvla' with a text_config)"
             )
         if not raw.get("use_fused_vision_backbone", True):
-            raise ValueError(
-                "config.json: only checkpoints with the fused DINOv2 + SigLIP backbone are supported"
-            )
+            raise ValueError("config.json: only checkpoints with the fused DINOv2 + SigLIP backbone are supported")
         values: dict[str, Any] = {}
         for key in _TEXT_KEYS:
             if key in text:
@@ -292,6 +295,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pad_token_id": 1024,
         "empty_token_id": 259,
         "image_chain": "resize",
+        "action_slot_embeddings": True,
     },
     # ViT-S class towers and a 12-layer language model: one consumer GPU.
     "small": {

@@ -1,8 +1,9 @@
 """Simulator frame to the picture that the model sees, without TensorFlow.
 
-Released checkpoints were trained through TensorFlow's JPEG codec, antialiased Lanczos resize and ``crop_and_resize``;
-the steps below give the same bytes (simplevla_rl_spec 1.3: bit-exact on the recorded frames). Frames are upright
-uint8 ``[H, W, 3]``; LIBERO's rotation by 180 degrees is `rotate_180` and belongs to whoever reads raw frames.
+Released checkpoints were trained through TensorFlow's JPEG codec, antialiased Lanczos resize and
+``crop_and_resize``; the steps below give the same bytes (simplevla_rl_spec 1.3: bit-exact on the recorded
+frames). Frames are upright uint8 ``[H, W, 3]``; LIBERO's rotation by 180 degrees is `rotate_180` and belongs
+to whoever reads raw frames.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def apply_chain(frame: Frame, chain: str, size: int) -> Frame:
 
     Args:
         frame: Upright frame.
-        chain: ``"libero"``: JPEG, Lanczos, crop. ``"robotwin"``: crop. ``"resize"``: bicubic resize or nothing.
+        chain: ``"libero"``: JPEG, Lanczos, crop. ``"robotwin"``: crop. ``"resize"``: bicubic resize or
+            nothing.
         size: Side of the result in pixels.
 
     Raises:
@@ -54,8 +56,8 @@ def rotate_180(frame: Frame) -> Frame:
 def jpeg_round_trip(frame: Frame) -> Frame:
     """Compress and decompress as TensorFlow does.
 
-    Its encoder equals Pillow's at quality 95 (4:2:0); its decoder is libjpeg-turbo with the fast integer DCT, which
-    an accurate decoder misses by up to 16 grey levels.
+    Its encoder equals Pillow's at quality 95 (4:2:0); its decoder is libjpeg-turbo with the fast integer
+    DCT, which an accurate decoder misses by up to 16 grey levels.
     """
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, format="JPEG", quality=JPEG_QUALITY)
@@ -89,28 +91,30 @@ def _resample(
 def _lanczos_weights(source: int, target: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Source indices and weights ``[taps, target]`` of an antialiased Lanczos-3 resize along one axis."""
     f32 = np.float32
-    inverse_scale = f32(source) / f32(target)
+    inverse_scale = f32(1) / (f32(target) / f32(source))
     kernel_scale = max(inverse_scale, f32(1))
     radius = f32(_LANCZOS_RADIUS) * kernel_scale
     num_taps = min(2 * math.ceil(radius) + 1, source)
     taps = np.zeros((num_taps, target), dtype=np.int64)
     weights = np.zeros((num_taps, target), dtype=f32)
     for i in range(target):
-        center = f32(f32(i) + f32(0.5)) * inverse_scale
-        first = max(int(math.ceil(center - radius - f32(0.5))), 0)
-        last = min(int(math.floor(center + radius - f32(0.5))), source - 1)
-        span = np.arange(first, last + 1)[:num_taps]
-        x = np.abs((span.astype(f32) + f32(0.5) - center) / kernel_scale).astype(f32)
-        w = _lanczos3(x)
-        w = w * (f32(1) / w.sum(dtype=f32))
+        center = (f32(i) + f32(0.5)) * inverse_scale
+        first = max(math.ceil(center - radius - f32(0.5)), 0)
+        last = min(math.floor(center + radius - f32(0.5)), source - 1)
+        span = np.arange(first, last + 1)
+        kernel = _lanczos3((span.astype(f32) + f32(0.5) - center) * (f32(1) / kernel_scale))
+        total = f32(0)
+        for value in kernel:
+            total += value
         taps[: len(span), i] = span
-        weights[: len(span), i] = w
+        weights[: len(span), i] = kernel * (f32(1) / total)
     return taps, weights
 
 
 def _lanczos3(x: NDArray[np.float32]) -> NDArray[np.float32]:
     pi = np.float32(_TENSORFLOW_PI)
     radius = np.float32(_LANCZOS_RADIUS)
+    x = np.abs(x)
     with np.errstate(divide="ignore", invalid="ignore"):
         w = radius * np.sin(pi * x) * np.sin(pi * x / radius) / (pi * pi * x * x)
     w = np.where(x <= np.float32(1e-3), np.float32(1), w)
@@ -138,7 +142,8 @@ def center_crop(frame: Frame, size: int) -> Frame:
 def _crop_rows(source: int, target: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """Lower and upper neighbour and interpolation weight of each sampled row (or column)."""
     f32 = np.float32
-    side = f32(math.sqrt(CROP_AREA))
+    # float32 square root, as in the reference: the neighbouring float32 changes pixels.
+    side = np.sqrt(f32(CROP_AREA))
     offset = (f32(1) - side) / f32(2)
     start, stop = offset, offset + side
     scale = (stop - start) * f32(source - 1) / f32(target - 1)
@@ -149,7 +154,7 @@ def _crop_rows(source: int, target: int) -> tuple[NDArray[np.int64], NDArray[np.
 
 
 def bicubic_resize(frame: Frame, size: int) -> Frame:
-    """Pillow's antialiased bicubic resize, as the released image processor does; nothing to do at the right size."""
+    """Pillow's bicubic resize, as the released image processor does; nothing to do at the right size."""
     if frame.shape[:2] == (size, size):
         return frame
     return np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BICUBIC))

@@ -1,8 +1,10 @@
 """Llama decoder with the released parameter names and bidirectional attention over all non-padding positions.
 
-OpenVLA-OFT decodes a whole chunk in one pass: every position sees every other. Library implementations of Llama are
-causal by default, and silently so when versions change; here the mask is the only mask there is. Two more things are
-ours: the last layer can be asked for a few positions only, and norms and rotations run as few, fused operations.
+OpenVLA-OFT decodes a whole chunk in one pass: every position sees every other. Library implementations of
+Llama are causal by default, and silently so when versions change; here the mask is the only mask there is.
+Two more things are
+ours: the last layer can be asked for a few positions only, and norms and rotations run as few, fused
+    operations.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from policies.openvla_oft.configuration import OpenVLAOFTConfig
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm, computed in float32."""
+    """Root-mean-square norm, computed in float32 and rounded before the scale, as in the reference."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -24,7 +26,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype) * self.weight
 
 
 def rotary_table(length: int, head_dim: int, theta: float, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,14 +60,14 @@ class SelfAttention(nn.Module):
         return x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, positions: Tensor | None = None
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, positions: Tensor | None = None
     ) -> Tensor:
         """Attend from `positions` (``[B, N] int64``; all if None) to every position allowed by `mask`.
 
         Args:
             x: ``[B, S, hidden]``.
             rotary: Cosine and sine tables of the S positions.
-            mask: ``[B, 1, 1, S] bool``, true where a position may be attended to; None if there is no padding.
+            mask: ``[B, 1, 1, S] bool``, true where a position may be attended to.
             positions: Query positions.
 
         Returns:
@@ -106,7 +108,7 @@ class DecoderLayer(nn.Module):
         self.mlp = GatedMlp(config)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, positions: Tensor | None = None
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, positions: Tensor | None = None
     ) -> Tensor:
         attended = self.self_attn(self.input_layernorm(x), rotary, mask, positions)
         x = (x if positions is None else select(x, positions)) + attended
@@ -125,19 +127,19 @@ class LlamaBackbone(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, embeds: Tensor, key_mask: Tensor | None, positions: Tensor) -> Tensor:
+    def forward(self, embeds: Tensor, key_mask: Tensor, positions: Tensor) -> Tensor:
         """Hidden states after the final norm, at `positions` only.
 
         Args:
             embeds: ``[B, S, hidden]``, real tokens first, padding last.
-            key_mask: ``[B, S] bool``, true for real tokens; None if there is no padding.
+            key_mask: ``[B, S] bool``, true for real tokens.
             positions: ``[B, N] int64``.
 
         Returns:
             ``[B, N, hidden]``.
         """
         rotary = rotary_table(embeds.shape[1], self.head_dim, self.rope_theta, embeds)
-        mask = None if key_mask is None else key_mask[:, None, None, :]
+        mask = key_mask[:, None, None, :]
         x = embeds
         for i, layer in enumerate(self.layers):
             wanted = positions if i == len(self.layers) - 1 else None

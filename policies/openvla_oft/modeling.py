@@ -1,7 +1,9 @@
 """OpenVLA-OFT with discrete action tokens: images and a prompt in, logits of a whole action chunk out.
 
-Sequence: ``[BOS] [patches] [proprio] [prompt] [C·D zero vectors] [stop] [padding]``. The logits of action token k
-are read one position before its slot, so the last prompt token predicts token 0 (openvla_oft, parallel decoding).
+Sequence: ``[BOS] [patches] [proprio] [prompt] [C·D zero vectors] [stop] [padding]``. The logits of action
+    token k
+are read one position before its slot, so the last prompt token predicts token 0 (openvla_oft, parallel
+decoding).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from policies.openvla_oft.configuration import NUM_ACTION_BINS, OpenVLAOFTConfig
 from policies.openvla_oft.language import LanguageModel, rotary_table
-from policies.openvla_oft.vision import LayerScale, VisionBackbone
+from policies.openvla_oft.vision import LayerScale, VisionBackbone, sin_cos_positions
 
 
 class Projector(nn.Module):
@@ -59,11 +61,14 @@ class OpenVLAOFT(nn.Module):
         if config.use_proprio:
             self.proprio_projector = ProprioProjector(config.proprio_dim, config.hidden_size)
         self.language_model = LanguageModel(config)
+        self.action_slot_embeddings = None
+        if config.action_slot_embeddings:
+            self.action_slot_embeddings = nn.Parameter(torch.zeros(config.num_action_tokens, config.hidden_size))
         self.init_weights()
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Random weights: variance-preserving linear layers, residual outputs shrunk with depth, unit LayerScale."""
+        """Draw weights: variance-preserving linear layers, residual outputs shrunk with depth."""
         if self.language_model.lm_head.weight.is_meta:
             return
         gain = self.config.initializer_gain
@@ -80,8 +85,12 @@ class OpenVLAOFT(nn.Module):
             elif isinstance(module, LayerScale):
                 nn.init.ones_(module.scale_factor)
         for name, parameter in self.named_parameters():
-            if name.endswith(("pos_embed", "cls_token", "reg_token", "latent")):
+            if name.endswith("pos_embed"):
+                parameter.copy_(sin_cos_positions(*parameter.shape[1:]))
+            elif name.endswith(("cls_token", "reg_token", "latent")):
                 nn.init.normal_(parameter, std=0.02 * gain)
+        if self.action_slot_embeddings is not None:
+            nn.init.normal_(self.action_slot_embeddings, std=gain)
         # Small head: the first policy is close to uniform over the bins.
         nn.init.normal_(self.language_model.lm_head.weight, std=0.02)
 
@@ -145,25 +154,30 @@ class OpenVLAOFT(nn.Module):
         """Assemble the language model's input.
 
         Returns:
-            Embeddings ``[B, S, hidden]``, number of real positions ``[B]``, and the position ``[B]`` of the last
-            prompt token, which predicts action token 0.
+            Embeddings ``[B, S, hidden]``, number of real positions ``[B]``, and the position ``[B]`` of the
+            last prompt token, which predicts action token 0.
         """
         slots = self.config.num_action_tokens
         embed = self.language_model.model.embed_tokens
         prompt_mask = attention_mask.bool()
         prompt_len = prompt_mask.sum(dim=1)
         visual = self.visual_tokens(images, proprio)
-        # Slots and padding are exact zeros, so "prompt, slots, stop, padding" is the prompt extended with zeros and
-        # the stop token written at each row's own place: no row is ever permuted.
-        prompt = embed(input_ids).masked_fill(~prompt_mask.unsqueeze(-1), 0.0)
+        # Slots and padding are exact zeros, so "prompt, slots, stop, padding" is the prompt extended with
+        # zeros and the stop token written at each row's own place: no row is ever permuted.
+        embedded = embed(F.pad(input_ids, (0, 1), value=self.config.stop_token_id))
+        prompt, stop = embedded[:, :-1], embedded[:, -1:]
+        prompt = prompt.masked_fill(~prompt_mask.unsqueeze(-1), 0.0)
         tail = F.pad(prompt[:, 1:], (0, 0, 0, slots + 1))
         tail_index = torch.arange(tail.shape[1], device=tail.device)
         is_stop = tail_index == (prompt_len - 1 + slots).unsqueeze(1)
-        stop = embed(input_ids.new_tensor(self.config.stop_token_id))
         tail = torch.where(is_stop.unsqueeze(-1), stop, tail)
         embeds = torch.cat([prompt[:, :1], visual.to(prompt.dtype), tail], dim=1)
         num_visual = visual.shape[1]
-        return embeds, num_visual + prompt_len + slots + 1, num_visual + prompt_len - 1
+        first = num_visual + prompt_len - 1
+        if self.action_slot_embeddings is not None:
+            read = (first.unsqueeze(1) + tail_index[:slots]).unsqueeze(-1).expand(-1, -1, embeds.shape[-1])
+            embeds = embeds.scatter_add(1, read, self.action_slot_embeddings.to(embeds.dtype).expand(read.shape))
+        return embeds, first + slots + 2, first
 
     def action_hidden(
         self, images: Tensor, input_ids: Tensor, attention_mask: Tensor, proprio: Tensor | None = None
@@ -172,8 +186,6 @@ class OpenVLAOFT(nn.Module):
         embeds, num_real, first = self.multimodal_embeds(images, input_ids, attention_mask, proprio)
         index = torch.arange(embeds.shape[1], device=embeds.device)
         key_mask = index < num_real.unsqueeze(1)
-        if embeds.device.type == "cpu" and bool(key_mask.all()):
-            key_mask = None  # the unmasked kernel is faster; on a GPU the test itself would stall the queue
         positions = first.unsqueeze(1) + index[: self.config.num_action_tokens]
         return self.language_model.model(embeds, key_mask, positions)
 

@@ -1,8 +1,8 @@
 """Statistics of a data set, and the maps between normalised and physical units that they define.
 
-The statistics have the released layout ``{key: {"action": {mean, std, min, max, q01, q99, mask}, "proprio": {...},
-"num_transitions", "num_trajectories"}}``. Policies act in [-1, 1]; LIBERO checkpoints map that to q01..q99,
-ALOHA/RoboTwin ones to min..max. All arithmetic is float64.
+The statistics have the released layout ``{key: {"action": {mean, std, min, max, q01, q99, mask}, "proprio":
+{...}, "num_transitions", "num_trajectories"}}``. Policies act in [-1, 1]; LIBERO checkpoints map that to
+q01..q99, ALOHA/RoboTwin ones to min..max. All arithmetic is float64.
 """
 
 from __future__ import annotations
@@ -34,15 +34,11 @@ class Normalizer:
 
     def __init__(self, stats: dict[str, Any], normalization: str) -> None:
         if normalization not in NORMALIZATIONS:
-            raise ValueError(
-                f"normalization must be one of {', '.join(NORMALIZATIONS)}, not {normalization!r}"
-            )
+            raise ValueError(f"normalization must be one of {', '.join(NORMALIZATIONS)}, not {normalization!r}")
         low, high = _LIMITS[normalization]
         missing = [name for name in (low, high) if name not in stats]
         if missing:
-            raise ValueError(
-                f"statistics lack {', '.join(missing)}, which {normalization!r} normalisation needs"
-            )
+            raise ValueError(f"statistics lack {', '.join(missing)}, which {normalization!r} normalisation needs")
         self.low = np.asarray(stats[low], dtype=np.float64)
         self.high = np.asarray(stats[high], dtype=np.float64)
         self.mask = np.asarray(stats.get("mask", np.ones_like(self.low)), dtype=bool)
@@ -89,8 +85,8 @@ class ProprioNormalizer(Normalizer):
 def resolve_unnorm_key(norm_stats: dict[str, Any], key: str | None) -> str:
     """The entry of `norm_stats` that `key` means.
 
-    Tries the key itself, ``<key>_no_noops`` (LIBERO), and the key without RoboTwin's prefix; without a key there must
-    be exactly one entry.
+    Tries the key itself, ``<key>_no_noops`` (LIBERO), and the key without RoboTwin's prefix; without a key
+    there must be exactly one entry.
 
     Raises:
         ValueError: No such entry, or none named where there are several; lists what there is.
@@ -99,9 +95,7 @@ def resolve_unnorm_key(norm_stats: dict[str, Any], key: str | None) -> str:
     if key is None:
         if len(norm_stats) == 1:
             return next(iter(norm_stats))
-        raise ValueError(
-            f"the checkpoint has statistics of several data sets: pass unnorm_key, one of: {available}"
-        )
+        raise ValueError(f"the checkpoint has statistics of several data sets: pass unnorm_key, one of: {available}")
     bare = next((key.removeprefix(p) for p in _TASK_PREFIXES if key.startswith(p)), key)
     for candidate in (key, f"{key}_no_noops", bare):
         if candidate in norm_stats:
@@ -120,8 +114,8 @@ def compute_statistics(
     """Statistics of demonstrations in the released layout.
 
     Args:
-        actions: One ``[T, D]`` array per trajectory, in the units that the policy should output. For LIBERO the
-            gripper is 0 (close) .. 1 (open), see `libero_gripper_from_env`.
+        actions: One ``[T, D]`` array per trajectory, in the units that the policy should output. For LIBERO
+            the gripper is 0 (close) .. 1 (open), see `libero_gripper_from_env`.
         proprio: One ``[T, P]`` array per trajectory.
         gripper_dims: Action dimensions that are left unnormalised (mask false).
 
@@ -156,14 +150,14 @@ def _describe(trajectories: Sequence[ArrayLike], name: str) -> dict[str, list[fl
 
 
 def libero_gripper_to_env(actions: ArrayLike) -> NDArray[np.float64]:
-    """Policy to LIBERO's convention: last dimension g in 0 (close) .. 1 (open) becomes -sign(2g - 1), -1 = open."""
+    """Policy to LIBERO's convention: gripper g in 0 (close) .. 1 (open) becomes -sign(2g - 1), -1 = open."""
     actions = np.array(actions, dtype=np.float64)
     actions[..., -1] = -np.sign(2.0 * actions[..., -1] - 1.0)
     return actions
 
 
 def libero_gripper_from_env(actions: ArrayLike) -> NDArray[np.float64]:
-    """LIBERO's to the policy's convention: last dimension -1 (open) .. +1 (close) becomes 1 .. 0."""
+    """LIBERO's to the policy's convention: gripper -1 (open) .. +1 (close) becomes 1 .. 0."""
     actions = np.array(actions, dtype=np.float64)
     actions[..., -1] = np.clip((1.0 - actions[..., -1]) / 2.0, 0.0, 1.0)
     return actions

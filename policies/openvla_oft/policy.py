@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from policies.openvla_oft.tokenization import PromptTokenizer, build_tokenizer
 
 Inputs = Mapping[str, Any]
 
-# ALOHA/RoboTwin: 14 joint values, 25 steps, min..max statistics. All other released checkpoints: LIBERO's constants.
+# ALOHA/RoboTwin: 14 joint values, 25 steps, min..max statistics. All other released checkpoints: LIBERO's
+# constants.
 _ALOHA = {
     "action_dim": 14,
     "chunk_size": 25,
@@ -89,6 +91,7 @@ class OpenVLAOFTPolicy:
             unnorm_key: Entry of `norm_stats`; may be left out if there is one.
         """
         key = resolve_unnorm_key(norm_stats, unnorm_key or config.unnorm_key)
+        config = dataclasses.replace(config, unnorm_key=key)
         tokenizer = PromptTokenizer(build_tokenizer(instructions, config), config)
         return cls(config, OpenVLAOFT(config), tokenizer, norm_stats, key)
 
@@ -112,7 +115,8 @@ class OpenVLAOFTPolicy:
             dtype: Of the parameters.
             device: Of the parameters.
             num_images: Camera images per observation (default: what the checkpoint says, else 1).
-            use_proprio: Whether to feed the state (default: what the checkpoint says, else whether it has the weights).
+            use_proprio: Whether to feed the state (default: what the checkpoint says, else whether it has
+                the weights).
             **overrides: Configuration fields that win over the checkpoint, e.g. ``chunk_size=5``.
 
         Raises:
@@ -159,10 +163,10 @@ class OpenVLAOFTPolicy:
         with checkpoint.atomic_directory(path) as directory:
             stored = dtype or next(iter(state.values())).dtype
             config = self.config.to_dict()
+            config[OWN_KEY]["unnorm_key"] = self.unnorm_key
             config["torch_dtype"] = config["text_config"]["torch_dtype"] = str(stored).removeprefix("torch.")
             checkpoint.write_json(directory / "config.json", config)
             checkpoint.write_json(directory / checkpoint.STATISTICS, self.norm_stats)
-            checkpoint.write_json(directory / "tokenizer_config.json", _TOKENIZER_CONFIG)
             self.processor.save_pretrained(directory)
             checkpoint.save_weights(directory, state, dtype=dtype, max_shard_bytes=max_shard_bytes)
 
@@ -193,8 +197,8 @@ class OpenVLAOFTPolicy:
         """Draw a chunk of action tokens; temperature 0 takes the most likely ones.
 
         Returns:
-            Vocabulary ids ``[B, C·D] int64`` and their log-probabilities ``[B, C·D] float32`` at `temperature`
-            (at temperature 1 for greedy tokens).
+            Vocabulary ids ``[B, C·D] int64`` and their log-probabilities ``[B, C·D] float32`` at
+            `temperature` (at temperature 1 for greedy tokens).
         """
         logits = self.action_logits(inputs)
         if temperature == 0:
@@ -204,9 +208,7 @@ class OpenVLAOFTPolicy:
             bins, logps = sampling.sample(logits, temperature, generator)
         return bins + self.config.first_action_id, logps
 
-    def log_probs(
-        self, inputs: Inputs, token_ids: Tensor | ArrayLike, temperature: float
-    ) -> tuple[Tensor, Tensor]:
+    def log_probs(self, inputs: Inputs, token_ids: Tensor | ArrayLike, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies ``[B, C·D] float32`` of given vocabulary ids; gradients flow."""
         bins = torch.as_tensor(token_ids, device=self.model.device).long() - self.config.first_action_id
         log_probs = sampling.log_probs_from_logits(self.action_logits(inputs), temperature)
@@ -215,9 +217,7 @@ class OpenVLAOFTPolicy:
     def decode(self, token_ids: Tensor | ArrayLike) -> NDArray[np.float64]:
         """Vocabulary ids ``[B, C·D]`` to un-normalised actions ``[B, C, D] float64``."""
         ids = token_ids.cpu().numpy() if isinstance(token_ids, Tensor) else np.asarray(token_ids)
-        actions = self.action_tokenizer.decode_ids(ids).reshape(
-            -1, self.config.chunk_size, self.config.action_dim
-        )
+        actions = self.action_tokenizer.decode_ids(ids).reshape(-1, self.config.chunk_size, self.config.action_dim)
         return self.action_normalizer.unnormalize(actions)
 
 
@@ -253,11 +253,7 @@ def _choose_key(directory: Path, raw: Inputs, stats: dict[str, Any], unnorm_key:
     try:
         return resolve_unnorm_key(stats, chosen)
     except ValueError as error:
-        remedy = (
-            ""
-            if has_file
-            else f". config.json holds only pre-training statistics. {checkpoint.STATISTICS_REMEDY}"
-        )
+        remedy = "" if has_file else f". config.json holds only pre-training statistics. {checkpoint.STATISTICS_REMEDY}"
         raise CheckpointError(f"{directory}: {error}{remedy}") from error
 
 
@@ -265,23 +261,8 @@ def _released_action_space(stats: dict[str, Any], key: str | None) -> dict[str, 
     """Constants that a released checkpoint implies by the width of its action statistics."""
     dims = {len(stats[k]["action"]["mean"]) for k in ([key] if key else stats)}
     if len(dims) > 1:
-        raise CheckpointError(
-            f"the statistics are of actions of different widths {sorted(dims)}: pass unnorm_key"
-        )
+        raise CheckpointError(f"the statistics are of actions of different widths {sorted(dims)}: pass unnorm_key")
     (dim,) = dims
     if dim == _ALOHA["action_dim"]:
         return dict(_ALOHA)
     return _LIBERO | {"action_dim": dim}
-
-
-_TOKENIZER_CONFIG = {
-    "tokenizer_class": "PreTrainedTokenizerFast",
-    "processor_class": "PrismaticProcessor",
-    "bos_token": "<s>",
-    "eos_token": "</s>",
-    "unk_token": "<unk>",
-    "pad_token": "<PAD>",
-    "padding_side": "right",
-    "clean_up_tokenization_spaces": False,
-    "model_max_length": 2048,
-}

@@ -51,7 +51,7 @@ class Processor:
         return cls(config, PromptTokenizer(build_tokenizer(instructions, config), config))
 
     def image(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """One upright frame ``[H, W, 3] uint8`` through the checkpoint's image chain to ``[S, S, 3] uint8``."""
+        """One upright frame ``[H, W, 3] uint8`` through the image chain to ``[S, S, 3] uint8``."""
         return apply_chain(frame, self.config.image_chain, self.config.image_size)
 
     def prompt_ids(self, instruction: str) -> NDArray[np.int64]:
@@ -83,14 +83,15 @@ class Processor:
         """Arrays for one batch.
 
         Args:
-            images: Upright frames ``[B, H, W, 3]`` (or a list of ``[H, W, 3]``; uint8), which go through the image chain; or
-                prepared pictures ``[B, n, S, S, 3]`` (as `prepare_images` and `image` give them), which do not.
+            images: Upright frames ``[B, H, W, 3]`` (or a list of ``[H, W, 3]``; uint8), which go through the
+                image chain; or prepared pictures ``[B, n, S, S, 3]`` (as `prepare_images` and `image` give
+                them), which do not.
             instructions: B task descriptions.
             proprio: ``[B, P]`` raw states; normalised here.
 
         Returns:
-            ``images [B, n, S, S, 3] uint8``, ``input_ids [B, L] int64`` right-padded, ``attention_mask [B, L] bool``, and
-            ``proprio [B, P] float32`` if the policy uses it.
+            ``images [B, n, S, S, 3] uint8``, ``input_ids [B, L] int64`` right-padded, ``attention_mask [B,
+            L] bool``, and ``proprio [B, P] float32`` if the policy uses it.
 
         Raises:
             ValueError: Shapes or counts that do not fit together.
@@ -101,9 +102,7 @@ class Processor:
         inputs = {"images": pictures, **self.pad_prompts([self.prompt_ids(text) for text in instructions])}
         if self.config.use_proprio:
             if proprio is None:
-                raise ValueError(
-                    f"this policy uses proprioception: pass proprio [B, {self.config.proprio_dim}]"
-                )
+                raise ValueError(f"this policy uses proprioception: pass proprio [B, {self.config.proprio_dim}]")
             if self.proprio_normalizer is None:
                 raise ValueError("this policy uses proprioception but has no statistics to normalise it with")
             inputs["proprio"] = self.proprio_normalizer.normalize(proprio).astype(np.float32)
@@ -121,16 +120,12 @@ class Processor:
         n, size = self.config.num_images, self.config.image_size
         if isinstance(images, np.ndarray) and images.ndim == 5:
             if images.dtype != np.uint8 or images.shape[1] != n or images.shape[4] != 3:
-                raise ValueError(
-                    f"expected uint8 pictures [B, {n}, S, S, 3], got {images.dtype} {images.shape}"
-                )
+                raise ValueError(f"expected uint8 pictures [B, {n}, S, S, 3], got {images.dtype} {images.shape}")
             if images.shape[2:4] == (size, size):
                 return images
             return np.stack([[bicubic_resize(picture, size) for picture in sample] for sample in images])
         if n != 1:
-            raise ValueError(
-                f"this policy sees {n} images: pass prepared pictures [B, {n}, {size}, {size}, 3]"
-            )
+            raise ValueError(f"this policy sees {n} images: pass prepared pictures [B, {n}, {size}, {size}, 3]")
         return np.stack([self.image(np.asarray(frame)) for frame in images])[:, None]
 
     def preprocessor_config(self) -> dict[str, Any]:
@@ -150,8 +145,7 @@ class Processor:
             "tvf_do_letterbox": False,
             "tvf_letterbox_fill": None,
             "tvf_normalize_params": [
-                {"inplace": False, "mean": mean, "std": std}
-                for mean, std in zip(norm_means, norm_stds, strict=True)
+                {"inplace": False, "mean": mean, "std": std} for mean, std in zip(norm_means, norm_stds, strict=True)
             ],
             "tvf_resize_params": [resize] * 2,
             "use_fused_vision_backbone": True,

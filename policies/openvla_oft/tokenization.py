@@ -1,7 +1,8 @@
-"""Prompts to token ids: released Llama tokenizers, and a small tokenizer of our own for models trained from scratch."""
+"""Prompts to token ids: released Llama tokenizers, and a small one of our own for training from scratch."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,8 +18,26 @@ from policies.openvla_oft.configuration import NUM_ACTION_BINS, OpenVLAOFTConfig
 
 PROMPT_HEAD = "In: What action should the robot take to"
 PROMPT_TAIL = "?\nOut:"
+# Files that other tools want beside tokenizer.json; kept as they are.
+COMPANION_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model")
 _SPECIAL = ("<unk>", "<s>", "</s>")
 _PAD = "<PAD>"
+
+
+_TOKENIZER_CONFIG = json.dumps(
+    {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "processor_class": "PrismaticProcessor",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": _PAD,
+        "padding_side": "right",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 2048,
+    },
+    indent=2,
+).encode()
 
 
 def prompt(instruction: str) -> str:
@@ -32,10 +51,14 @@ class PromptTokenizer:
     Args:
         tokenizer: A Hugging Face `tokenizers` object.
         config: Gives the BOS id and the id that closes a prompt.
+        companions: Contents of the `COMPANION_FILES` that came with the tokenizer, for saving.
     """
 
-    def __init__(self, tokenizer: Tokenizer, config: OpenVLAOFTConfig) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, config: OpenVLAOFTConfig, companions: dict[str, bytes] | None = None
+    ) -> None:
         self.tokenizer = tokenizer
+        self.companions = companions or {"tokenizer_config.json": _TOKENIZER_CONFIG}
         self.bos_token_id = config.bos_token_id
         self.empty_token_id = config.empty_token_id
         self._vocab_size = config.vocab_size
@@ -51,17 +74,22 @@ class PromptTokenizer:
         file = Path(path) / "tokenizer.json"
         if not file.is_file():
             raise FileNotFoundError(
-                f"{file} is missing. Copy it from the checkpoint this one was fine-tuned from (openvla/openvla-7b), or "
+                f"{file} is missing. Copy it from the checkpoint this one was fine-tuned from, or "
                 "convert tokenizer.model with transformers' LlamaTokenizerFast(...).save_pretrained(...)"
             )
-        return cls(Tokenizer.from_file(str(file)), config)
+        present = [file.parent / name for name in COMPANION_FILES if (file.parent / name).is_file()]
+        companions = {companion.name: companion.read_bytes() for companion in present}
+        return cls(Tokenizer.from_file(str(file)), config, companions)
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Write ``tokenizer.json``."""
+        """Write ``tokenizer.json`` and its companions."""
         self.tokenizer.save(str(Path(path) / "tokenizer.json"))
+        for name, content in self.companions.items():
+            (Path(path) / name).write_bytes(content)
 
     def __call__(self, instruction: str) -> NDArray[np.int64]:
-        """Prompt ids ``[L] int64`` with BOS, closed by the lone "▁" piece. The array is shared: do not write to it.
+        """Prompt ids ``[L] int64`` with BOS, closed by the lone "▁" piece. The array is shared: do not write
+        to it.
 
         Raises:
             ValueError: The tokenizer gives an id beyond the model's vocabulary.
@@ -78,18 +106,17 @@ class PromptTokenizer:
         if ids[-1] != self.empty_token_id:
             ids.append(self.empty_token_id)
         if max(ids) >= self._vocab_size:
-            raise ValueError(
-                f"tokenizer.json does not belong to this model: id {max(ids)} >= {self._vocab_size} rows"
-            )
+            raise ValueError(f"tokenizer.json does not belong to this model: id {max(ids)} >= {self._vocab_size} rows")
         return np.array(ids, dtype=np.int64)
 
 
 def build_tokenizer(instructions: Iterable[str], config: OpenVLAOFTConfig) -> Tokenizer:
     """A word tokenizer with byte fallback for `instructions`, laid out like Llama's.
 
-    Ids: ``<unk> <s> </s>``, 256 bytes, "▁", the two constant parts of the prompt (one token each, so that prompts are
-    short), the words in alphabetical order, unused ids, and last the 256 action tokens; ``<PAD>`` follows. A word that
-    is not in `instructions` becomes bytes. The same instructions always give the same file.
+    Ids: ``<unk> <s> </s>``, 256 bytes, "▁", the two constant parts of the prompt (one token each, so that
+        prompts are
+    short), the words in alphabetical order, unused ids, and last the 256 action tokens; ``<PAD>`` follows. A
+    word that is not in `instructions` becomes bytes. The same instructions always give the same file.
 
     Raises:
         ValueError: More words than the vocabulary of `config` has room for.
@@ -99,7 +126,8 @@ def build_tokenizer(instructions: Iterable[str], config: OpenVLAOFTConfig) -> To
     num_unused = config.first_action_id - len(head) - len(words)
     if num_unused < 0:
         raise ValueError(
-            f"{len(words)} different words do not fit: raise vocab_size by at least {-num_unused} and pad_token_id with it"
+            f"{len(words)} different words do not fit: raise vocab_size by at least {-num_unused}, and "
+            "pad_token_id with it"
         )
     if config.empty_token_id != head.index("▁") or config.pad_token_id != config.text_vocab_size:
         raise ValueError(
@@ -110,9 +138,7 @@ def build_tokenizer(instructions: Iterable[str], config: OpenVLAOFTConfig) -> To
     scored = [(token, 0.0) for token in head] + [(w, -1.0) for w in words] + [(t, -1e4) for t in never]
     tokenizer = Tokenizer(Unigram(scored, unk_id=0, byte_fallback=True))
     tokenizer.pre_tokenizer = Metaspace(replacement="▁", prepend_scheme="never")
-    tokenizer.post_processor = TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", config.bos_token_id)]
-    )
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", config.bos_token_id)])
     tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in (*_SPECIAL, _PAD)])
     tokenizer.add_tokens([AddedToken(t, normalized=False) for t in (PROMPT_HEAD, PROMPT_TAIL)])
     return tokenizer

@@ -1,10 +1,12 @@
 """The two vision towers (DINOv2 with registers, SigLIP) as plain PyTorch with the released parameter names.
 
-Only what the policy reads is computed: patch features of the second-to-last block. The last block, the final norm
-and SigLIP's pooling head exist because released checkpoints hold their weights and loading is strict.
+Only what the policy reads is computed: patch features of the second-to-last block. The last block, the final
+norm and SigLIP's pooling head exist because released checkpoints hold their weights and loading is strict.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,22 @@ LAYER_NORM_EPS = 1e-6
 # ImageNet constants as rounded to bfloat16 by the released preprocessor, and SigLIP's (mean, std) per tower.
 PIXEL_MEAN = ((0.484375, 0.455078125, 0.40625), (0.5, 0.5, 0.5))
 PIXEL_STD = ((0.228515625, 0.2236328125, 0.224609375), (0.5, 0.5, 0.5))
+
+
+def sin_cos_positions(num_patches: int, dim: int) -> Tensor:
+    """Position embeddings to start from: sines and cosines of a patch's column and row, ``[1, num_patches, dim]``.
+
+    Wavelengths reach from twice the picture's side down to two patches.
+    """
+    side = math.isqrt(num_patches)
+    rows, columns = torch.meshgrid(torch.arange(side) / side, torch.arange(side) / side, indexing="ij")
+    # dim // 4 waves each; towers whose width is not a multiple of 4 get zeros in the rest.
+    frequencies = math.pi * torch.logspace(0, math.log10(side), dim // 4)
+    waves = [
+        wave(axis.flatten().unsqueeze(1) * frequencies) for axis in (columns, rows) for wave in (torch.sin, torch.cos)
+    ]
+    positions = torch.cat(waves, dim=1)
+    return F.pad(positions, (0, dim - positions.shape[1])).unsqueeze(0)
 
 
 class LayerScale(nn.Module):
@@ -136,9 +154,7 @@ class VisionBackbone(nn.Module):
         super().__init__()
         self.patch_size = config.patch_size
         self.featurizer = VisionTransformer(config.featurizer, config.patch_size, config.num_patches)
-        self.fused_featurizer = VisionTransformer(
-            config.fused_featurizer, config.patch_size, config.num_patches
-        )
+        self.fused_featurizer = VisionTransformer(config.fused_featurizer, config.patch_size, config.num_patches)
 
     def patchify(self, images: Tensor) -> Tensor:
         """``[B, S, S, 3] uint8`` to ``[B, P, 3, p·p] float32`` in [0, 1], patches in row-major order."""
@@ -151,9 +167,8 @@ class VisionBackbone(nn.Module):
         patches = self.patchify(images)
         dtype = self.featurizer.pos_embed.dtype
         features = []
-        for tower, mean, std in zip(
-            (self.featurizer, self.fused_featurizer), PIXEL_MEAN, PIXEL_STD, strict=True
-        ):
-            mean, std = (patches.new_tensor(v).view(3, 1) for v in (mean, std))
-            features.append(tower(((patches - mean) / std).flatten(2).to(dtype)))
+        for tower, mean, std in zip((self.featurizer, self.fused_featurizer), PIXEL_MEAN, PIXEL_STD, strict=True):
+            # Scalars, not a tensor of constants: nothing to copy to a GPU in a CUDA graph.
+            channels = [(patches[:, :, c] - m) / s for c, (m, s) in enumerate(zip(mean, std, strict=True))]
+            features.append(tower(torch.cat(channels, dim=-1).to(dtype)))
         return torch.cat(features, dim=-1)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
-from envs.base import Scene
 
+from envs.base import Scene
 from rllib_vla.env_runners.simulator import Reply, Request
 
 

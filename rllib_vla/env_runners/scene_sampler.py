@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-from envs.base import Scene
 
+from envs.base import Scene
 from rllib_vla.env_runners.group import GroupRequest
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from envs.base import Scene
 
 from envs import make_env
+from envs.base import Scene
 
 # Initial states (snapshot and first observation) kept per simulator; all members of a group, and every later
 # visit to the scene, start from them without a reset.

@@ -1,0 +1,111 @@
+"""Where experiments come from: YAML files, Python files, URLs; and what the command line changes in them."""
+
+from __future__ import annotations
+
+import runpy
+import traceback
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+from rllib_vla.cli.problems import InputError, Problem, readable_path
+from rllib_vla.cli.yaml_lines import Document, load_yaml, parse_yaml
+
+_OPTION_OF = {
+    "num_samples": "--num-samples",
+    "storage_path": "--storage-path",
+    "restore": "--restore",
+    "scheduler": "--scheduler",
+    "scheduler_config": "--scheduler-config",
+    "stop": "--stop",
+    "checkpoint_frequency": "--checkpoint-freq",
+    "checkpoint_at_end": "--checkpoint-at-end",
+    "num_to_keep": "--keep-checkpoints-num",
+    "checkpoint_score_attribute": "--checkpoint-score-attr",
+    "checkpoint_score_order": "--checkpoint-score-attr",
+}
+
+
+def load_source(source: str) -> tuple[Document, AlgorithmConfig | None]:
+    """Reads a file or URL.
+
+    Returns:
+        The experiments, and the config object if `source` is a Python file.
+
+    Raises:
+        InputError: It cannot be read or has the wrong form.
+    """
+    if source.startswith(("http://", "https://")):
+        return _load_url(source), None
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(f"no such file: {source}")
+    if path.suffix == ".py":
+        return _load_python(path)
+    if path.suffix not in (".yaml", ".yml", ".json"):
+        raise InputError(f"{source}: expected a .yaml or .py file")
+    return load_yaml(path), None
+
+
+def apply_changes(document: Document, changes: dict[str, Any], name: str | None) -> None:
+    """Puts command-line options in the place of what the document says.
+
+    Args:
+        document: Changed in place.
+        changes: Experiment key -> value; mappings are merged.
+        name: New name of the experiment, None keeps it.
+
+    Raises:
+        InputError: `name` is given for several experiments.
+    """
+    if not isinstance(document.data, dict):
+        return  # Reported by `parse_experiments`.
+    if name is not None:
+        if len(document.data) != 1:
+            raise InputError([Problem("the file holds several experiments", source="--experiment-name")])
+        (old_name,) = document.data
+        document.data = {name: document.data[old_name]}
+        document.lines |= {(name, *path[1:]): line for path, line in document.lines.items() if path[:1] == (old_name,)}
+    for experiment, spec in document.data.items():
+        if isinstance(spec, dict):
+            for key, value in changes.items():
+                _change(document, spec, (experiment, key), value)
+
+
+def _change(document: Document, spec: dict, path: tuple[str, str], value: Any) -> None:
+    experiment, key = path
+    if isinstance(value, dict):
+        before = spec.get(key)
+        spec[key] = {**(before if isinstance(before, dict) else {}), **value}
+        for inner in value:
+            document.origins[(experiment, key, inner)] = _OPTION_OF.get(inner) or _OPTION_OF[key]
+    else:
+        spec[key] = value
+        document.origins[(experiment, key)] = _OPTION_OF[key]
+
+
+def _load_url(url: str) -> Document:
+    try:
+        with urllib.request.urlopen(url, timeout=30) as response:
+            return parse_yaml(response.read().decode("utf-8"), source=url)
+    except (urllib.error.URLError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {url}: {error}") from error
+
+
+def _load_python(path: Path) -> tuple[Document, AlgorithmConfig]:
+    source = readable_path(path)
+    try:
+        names = runpy.run_path(str(path), run_name="__rllib__")
+    except Exception as error:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = frames[-1].lineno if frames else getattr(error, "lineno", None)
+        message = f"{type(error).__name__}: {error}"
+        raise InputError([Problem(message, line=line, source=source)]) from error
+    config = names.get("config")
+    if not isinstance(config, AlgorithmConfig):
+        message = "must define 'config', an AlgorithmConfig object (for example GRPOConfig())"
+        raise InputError([Problem(message, source=source)])
+    return Document({path.stem: {"stop": names.get("stop")}}, source=source), config

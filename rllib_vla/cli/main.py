@@ -1,0 +1,22 @@
+"""The `rllib` command. Ray removed its own after 2.40; this one keeps its options, on the new API stack."""
+
+from __future__ import annotations
+
+import typer
+
+from rllib_vla.cli import evaluate, example, train
+
+app = typer.Typer(
+    name="rllib",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    help="Train and evaluate vision-language-action policies (and any RLlib algorithm).",
+)
+app.add_typer(train.app, name="train")
+app.command("evaluate")(evaluate.evaluate)
+app.add_typer(example.app, name="example")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,89 @@
+"""Evaluates a vision-language-action policy on the scenes of a suite and prints the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from policies.openvla_oft import OpenVLAOFTPolicy
+from rllib_vla.cli.evaluation_target import EvaluationTarget
+from rllib_vla.cli.problems import InputError, readable_path
+from rllib_vla.evaluation.evaluator import evaluate_policy
+from rllib_vla.evaluation.protocol import EvaluationProtocol
+
+
+def evaluate_target(
+    target: EvaluationTarget,
+    console: Console,
+    *,
+    suite: str | None,
+    tasks: tuple[str, ...] | None,
+    split: str,
+    num_scenes: int | None,
+    repeats: int,
+    temperature: float | None,
+    seed: int,
+    num_simulators: int,
+    out: Path | None,
+    videos: int,
+    env_config: dict[str, Any],
+) -> None:
+    """Plays the scenes and prints success rates; with `out`, writes report and videos there.
+
+    Suite, tasks and simulator settings that are not given are those the policy was trained with.
+
+    Raises:
+        InputError: Something names what does not exist.
+    """
+    trained_with = None if target.algo_class is None else target.load_config()
+    if suite is None:
+        if trained_with is None:
+            raise InputError("an exported policy does not say what it was trained on: add --suite")
+        suite = trained_with.env
+    if trained_with is not None and suite == trained_with.env:
+        tasks = tasks or _as_tuple(trained_with.env_config.get("tasks"))
+        env_config = {**trained_with.get_simulator_config(), **env_config}
+    console.print(f"Evaluating {readable_path(target.path)} on {suite} ({split})", highlight=False)
+    try:
+        protocol = EvaluationProtocol(suite, split, tasks, num_scenes, repeats)
+        num_episodes = len(protocol.episodes())
+        policy = _load_policy(target)
+        with console.status(f"0/{num_episodes} episodes") as status:
+            successes = 0
+
+            def show(done: int, total: int, episode: Any) -> None:
+                nonlocal successes
+                successes += episode.success
+                status.update(f"{done}/{total} episodes, success so far {successes / done:.2f}")
+
+            report = evaluate_policy(
+                policy,
+                protocol,
+                env_config=env_config,
+                temperature=temperature,
+                seed=seed,
+                num_simulators=num_simulators,
+                policy_name=readable_path(target.path),
+                video_dir=None if out is None or not videos else out / "videos",
+                num_videos_per_task=videos,
+                on_episode=show,
+            )
+    except (ValueError, FileNotFoundError) as error:
+        raise InputError(str(error)) from error
+    console.print(report.to_markdown(), highlight=False, markup=False, soft_wrap=True)
+    if out is not None:
+        console.print(f"Report: {readable_path(report.save(out))}", highlight=False)
+
+
+def _load_policy(target: EvaluationTarget) -> OpenVLAOFTPolicy:
+    if target.algo_class is None:
+        return OpenVLAOFTPolicy.from_pretrained(target.path)
+    from ray.rllib.core.rl_module.rl_module import RLModule
+
+    return RLModule.from_checkpoint(str(target.module_path.resolve())).policy
+
+
+def _as_tuple(names: list[str] | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(names)

@@ -1,0 +1,123 @@
+"""Progress in the terminal: one line per iteration, and what the iteration in progress is doing."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ray.rllib.utils.annotations import override
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.text import Text
+
+from rllib_vla.logging.progress_file import read_progress
+from rllib_vla.logging.result_view import (
+    TimeToGo,
+    evaluation_score,
+    flatten,
+    format_duration,
+    format_iteration,
+    format_progress,
+)
+
+_REFRESH_S = 1.0
+
+
+class ProgressCallback(Callback):
+    """Tune callback that reports to a console.
+
+    In a terminal the iterations in progress are shown live below the lines of finished ones; when piped, a
+    remark about a long iteration is printed once in a while instead.
+
+    Args:
+        console: Where to write.
+        stop: Stop criteria, for the time to go.
+        heartbeat_s: Seconds between remarks about an iteration in progress when `console` is no terminal.
+    """
+
+    def __init__(self, console: Console, stop: dict[str, Any], heartbeat_s: float = 60.0):
+        self._console = console
+        self._stop = stop
+        self._heartbeat_s = heartbeat_s
+        self._live: Live | None = None
+        self._to_go: dict[str, TimeToGo] = {}
+        self._best: dict[str, float] = {}
+        self._last_refresh = 0.0
+        self._last_line = time.monotonic()
+        self._num_trials = 1
+        self._start = time.monotonic()
+
+    @override(Callback)
+    def setup(self, stop=None, num_samples=None, total_num_samples=None, **info) -> None:
+        self._num_trials = total_num_samples or 1
+        if self._console.is_terminal:
+            self._live = Live(Text("starting ..."), console=self._console, transient=True, refresh_per_second=2)
+            self._live.start()
+
+    @override(Callback)
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info) -> None:
+        if self._num_trials > 1:
+            searched = ", ".join(f"{key}={value}" for key, value in (trial.evaluated_params or {}).items())
+            self._print(trial, f"started {escape(searched)}")
+
+    @override(Callback)
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info
+    ) -> None:
+        flat = flatten(result)
+        seconds_to_go = self._to_go.setdefault(trial.trial_id, TimeToGo(self._stop)).update(flat)
+        at_start = {f"evaluation/{k}": v for k, v in flatten(result.get("evaluation_at_start") or {}).items()}
+        if result.get("training_iteration") == 1 and (score := evaluation_score(at_start)):
+            self._best[trial.trial_id] = score[1]
+            self._print(trial, f"before training: eval {score[1]:.2f}")
+        if score := evaluation_score(flat):
+            self._best[trial.trial_id] = max(score[1], self._best.get(trial.trial_id, score[1]))
+        self._print(trial, format_iteration(flat, seconds_to_go, self._best.get(trial.trial_id)))
+
+    @override(Callback)
+    def on_step_end(self, iteration: int, trials: list[Trial], **info) -> None:
+        now = time.monotonic()
+        if now - self._last_refresh < _REFRESH_S:
+            return
+        self._last_refresh = now
+        lines = [line for trial in trials if trial.status == Trial.RUNNING and (line := self._in_progress(trial))]
+        if self._live is not None:
+            self._live.update(Text("\n".join(lines) or f"starting ... {format_duration(now - self._start)}"))
+        elif lines and now - self._last_line >= self._heartbeat_s:
+            self._last_line = now
+            for line in lines:
+                self._console.print(f"  ... {line}", highlight=False, markup=False)
+
+    @override(Callback)
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info) -> None:
+        error = trial.get_pickled_error() or trial.get_error()
+        text = str(getattr(error, "cause", None) or error or "unknown error").strip()
+        self._print(trial, f"[red]failed:[/red] {escape(text.splitlines()[-1])}")
+
+    @override(Callback)
+    def on_experiment_end(self, trials: list[Trial], **info) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Gives the terminal back; safe to call twice."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _in_progress(self, trial: Trial) -> str | None:
+        # Readable for trials on this machine only; others show their finished iterations.
+        fields = read_progress(Path(trial.storage.trial_working_directory))
+        done = (trial.last_result or {}).get("training_iteration", 0)
+        if fields is None or fields.get("iteration", 0) <= done:
+            return None
+        line = format_progress(fields, time.time() - fields.get("since", time.time()))
+        return f"{trial.trial_id[-5:]}  {line}" if self._num_trials > 1 else line
+
+    def _print(self, trial: Trial, line: str) -> None:
+        self._last_line = time.monotonic()
+        name = f"[dim]{trial.trial_id[-5:]}[/dim]  " if self._num_trials > 1 else ""
+        self._console.print(f"{name}{line}", highlight=False, soft_wrap=True)

@@ -1,0 +1,126 @@
+"""Properties of the network that must hold at any size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from policies.openvla_oft import OpenVLAOFT, OpenVLAOFTConfig
+from policies.openvla_oft.language import LanguageModel, SelfAttention
+
+
+def test_shape_dtype_and_size(tiny_policy, tiny_inputs):
+    logits = tiny_policy.action_logits(tiny_inputs)
+    assert logits.shape == (3, 56, 256)
+    assert logits.dtype == torch.float32
+    assert 1e6 <= sum(p.numel() for p in tiny_policy.model.parameters()) <= 5e6
+
+
+def test_first_policy_is_nearly_uniform(tiny_policy, tiny_inputs):
+    probabilities = tiny_policy.action_logits(tiny_inputs).softmax(dim=-1)
+    assert probabilities.max() < 5 / 256
+
+
+def test_agrees_with_transformers_llama():
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = OpenVLAOFTConfig.preset("tiny", num_key_value_heads=2)
+    ours = LanguageModel(config)
+    theirs = transformers.LlamaModel(
+        transformers.LlamaConfig(
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=config.num_attention_heads,
+            num_key_value_heads=config.num_key_value_heads,
+            rms_norm_eps=config.rms_norm_eps,
+            vocab_size=config.vocab_size,
+        )
+    ).eval()
+    theirs.load_state_dict(ours.model.state_dict())
+    embeds = torch.randn(2, 20, config.hidden_size)
+    key_mask = torch.arange(20) < torch.tensor([[20], [13]])
+    positions = torch.tensor([[3, 7, 12], [0, 5, 12]])
+    with torch.no_grad():
+        hidden = ours.model(embeds, key_mask, positions)
+        full = key_mask[:, None, None, :].expand(-1, 1, 20, -1)
+        expected = theirs(inputs_embeds=embeds, attention_mask=full).last_hidden_state
+    torch.testing.assert_close(hidden, expected[torch.arange(2)[:, None], positions], atol=2e-5, rtol=0)
+
+
+def test_every_action_sees_the_whole_prompt_and_image(tiny_policy, tiny_inputs):
+    with torch.no_grad():
+        before = tiny_policy.action_logits(tiny_inputs)
+        changed = dict(tiny_inputs)
+        changed["images"] = tiny_inputs["images"].copy()
+        changed["images"][0, 0, -12:, -12:] ^= 128
+        after = tiny_policy.action_logits(changed)
+    moved = (after - before).abs().amax(dim=-1)
+    assert (moved[0] > 0).all()
+    assert (moved[1:] == 0).all()
+
+
+def test_only_unused_vision_parts_have_no_gradient(tiny_policy, tiny_inputs):
+    tiny_policy.action_logits(tiny_inputs).logsumexp(dim=-1).mean().backward()
+    unused = ("featurizer.blocks.3.", "fused_featurizer.blocks.2.", "featurizer.norm.", "attn_pool.")
+    for name, parameter in tiny_policy.model.named_parameters():
+        idle = any(f"{part}" in name for part in unused)
+        assert (parameter.grad is None) == idle, name
+        assert idle or parameter.grad.abs().sum() > 0, name
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(tiny_policy, tiny_inputs):
+    model = tiny_policy.model
+    gradients = []
+    for _ in range(2):
+        model.zero_grad()
+        tiny_policy.action_logits(tiny_inputs).logsumexp(dim=-1).mean().backward()
+        gradients.append(model.vision_backbone.featurizer.cls_token.grad.clone())
+        model.gradient_checkpointing_enable()
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_missing_proprio_is_refused():
+    model = OpenVLAOFT(OpenVLAOFTConfig.preset("tiny", use_proprio=True))
+    images = torch.zeros(1, 1, 96, 96, 3, dtype=torch.uint8)
+    prompt = torch.tensor([[1, 260, 259]])
+    assert model(images, prompt, torch.ones_like(prompt), torch.zeros(1, 8)).shape == (1, 56, 256)
+    with pytest.raises(ValueError, match="proprio"):
+        model(images, prompt, torch.ones_like(prompt))
+
+
+def test_self_check_notices_wrong_attention(tiny_policy, monkeypatch):
+    tiny_policy.model.check_attention()
+    attention = F.scaled_dot_product_attention
+
+    def causal(q, k, v, attn_mask=None, **kwargs):
+        return attention(q, k, v, is_causal=True)
+
+    def unmasked(q, k, v, attn_mask=None, **kwargs):
+        return attention(q, k, v)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", causal)
+    with pytest.raises(RuntimeError, match="causal"):
+        tiny_policy.model.check_attention()
+    monkeypatch.setattr(F, "scaled_dot_product_attention", unmasked)
+    with pytest.raises(RuntimeError, match="padding"):
+        tiny_policy.model.check_attention()
+
+
+def test_last_layer_computes_asked_positions_only(monkeypatch):
+    config = OpenVLAOFTConfig.preset("tiny")
+    seen = []
+    forward = SelfAttention.forward
+
+    def spy(self, x, rotary, mask, positions=None):
+        out = forward(self, x, rotary, mask, positions)
+        seen.append(out.shape[1])
+        return out
+
+    monkeypatch.setattr(SelfAttention, "forward", spy)
+    images = torch.zeros(1, 1, 96, 96, 3, dtype=torch.uint8)
+    prompt = torch.tensor([[1, 260, 259]])
+    OpenVLAOFT(config)(images, prompt, torch.ones_like(prompt))
+    sequence = 1 + 64 + 2 + 56 + 1
+    assert seen == [sequence] * 3 + [56]
