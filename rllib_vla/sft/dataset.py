@@ -25,11 +25,11 @@ _UNCROPPED = {
 
 
 def demonstration_statistics(demonstrations: Sequence[Demonstration]) -> dict[str, Any]:
-    """Statistics of actions (policy's convention: gripper 1 = open) and proprioception, in the released layout."""
-    proprio = [d.proprio for d in demonstrations]
+    """Statistics of the actions, in the policy's convention (gripper 1 = open), and of the proprioception."""
+    proprio = [d.proprio for d in demonstrations if d.proprio is not None]
     return compute_statistics(
         [libero_gripper_from_env(d.actions) for d in demonstrations],
-        None if any(p is None for p in proprio) else proprio,
+        proprio if len(proprio) == len(demonstrations) else None,
     )
 
 
@@ -40,6 +40,7 @@ class ChunkDataset:
         frames: Pictures at the policy's size, one per control step, ``[F, n, S, S, 3] uint8``.
         proprio: Normalised states that go with the frames, ``[F, P] float32``; None if the policy uses none.
         bins: Labels of each window, ``[N, C*D] int64``.
+        proprio: Normalised proprioception per frame, ``[F, P] float32``; None if the policy does not use it.
         chain_crops: Whether the policy's image chain ends with a centre crop.
 
     Args:
@@ -48,16 +49,17 @@ class ChunkDataset:
         augmented: The frames will be augmented: leave out the centre crop of the image chain.
 
     Raises:
-        DemonstrationError: No demonstration is as long as a chunk, or the actions have another width.
+        DemonstrationError: No demonstration is as long as a chunk, the actions have another width, or the policy
+            needs proprioception that a demonstration lacks.
         ValueError: The policy needs several images, which the demonstrations do not carry.
     """
 
     def __init__(self, demonstrations: Sequence[Demonstration], policy: OpenVLAOFTPolicy, *, augmented: bool) -> None:
         config = policy.config
         if config.num_images > 1:
-            raise ValueError(f"demonstrations are read with one camera; the policy has {config.num_images} images")
+            raise ValueError(f"demonstrations are read with one camera; the policy has num_images={config.num_images}")
         chunk = config.chunk_size
-        frames, proprio, starts, labels, prompt_of = [], [], [], [], []
+        frames, starts, labels, prompt_of, proprio = [], [], [], [], []
         instructions = list(dict.fromkeys(d.instruction for d in demonstrations))
         num_frames = 0
         for demo in demonstrations:
@@ -65,6 +67,8 @@ class ChunkDataset:
                 raise DemonstrationError(
                     f"{demo.source} has actions of {demo.actions.shape[1]} dimensions, the policy {config.action_dim}"
                 )
+            if config.use_proprio and demo.proprio is None:
+                raise DemonstrationError(f"{demo.source} has no proprioception, which the policy uses")
             num_windows = max(0, len(demo) - chunk + 1)
             # Only frames at which a window starts are ever shown to the policy.
             frames += [_picture(frame, policy, augmented) for frame in demo.frames[:num_windows]]
@@ -75,12 +79,15 @@ class ChunkDataset:
             starts.append(num_frames + np.arange(num_windows))
             labels.append(_windows(encode_actions(demo.actions, policy), chunk))
             prompt_of.append(np.full(num_windows, instructions.index(demo.instruction)))
+            if config.use_proprio:
+                proprio.append(policy.processor.proprio_normalizer.normalize(demo.proprio[:num_windows]))
             num_frames += num_windows
         if not frames:
             raise DemonstrationError(f"No demonstration has {chunk} steps, the length of one action chunk")
         self.frames = torch.from_numpy(np.stack(frames))[:, None]
         self.proprio = torch.from_numpy(np.concatenate(proprio)).float() if proprio else None
         self.bins = torch.from_numpy(np.concatenate(labels))
+        self.proprio = torch.from_numpy(np.concatenate(proprio)).float() if config.use_proprio else None
         self.chain_crops = config.image_chain != "resize"
         self._frame_of = torch.from_numpy(np.concatenate(starts))
         self._prompt_of = torch.from_numpy(np.concatenate(prompt_of))
@@ -96,17 +103,17 @@ class ChunkDataset:
         """The windows `indices` ``[B] int64``.
 
         Returns:
-            ``images [B, n, S, S, 3] uint8``, ``input_ids [B, L] int64``, ``attention_mask [B, L] bool``, the labels
-            ``bins [B, C*D] int64`` and, if the policy uses it, ``proprio [B, P] float32``.
+            ``images [B, n, S, S, 3] uint8``, ``input_ids [B, L] int64``, ``attention_mask [B, L] bool``, the
+            labels ``bins [B, C*D] int64`` and, where the policy uses it, ``proprio [B, P] float32``.
         """
-        prompts = self._prompt_of[indices]
-        state = {} if self.proprio is None else {"proprio": self.proprio[self._frame_of[indices]]}
-        return state | {
-            "images": self.frames[self._frame_of[indices]],
+        prompts, frames = self._prompt_of[indices], self._frame_of[indices]
+        batch = {
+            "images": self.frames[frames],
             "input_ids": self._input_ids[prompts],
             "attention_mask": self._attention_mask[prompts],
             "bins": self.bins[indices],
         }
+        return batch if self.proprio is None else batch | {"proprio": self.proprio[frames]}
 
     def batch_indices(self, batch_size: int, step: int, seed: int) -> torch.Tensor:
         """Windows of batch `step` (from 0), ``[batch_size] int64``.

@@ -26,6 +26,8 @@ def write_demo_file(path, instruction, lengths, *, size=16, seed=0):
             actions[:, 6] = np.where(np.arange(length) < length // 2, -1.0, 1.0)
             demo["actions"] = actions
             demo["obs/agentview_rgb"] = upright[:, ::-1, ::-1]
+            demo["obs/ee_states"] = rng.normal(size=(length, 6))
+            demo["obs/gripper_states"] = rng.normal(size=(length, 2))
             demo.attrs["num_samples"] = length
     return path
 

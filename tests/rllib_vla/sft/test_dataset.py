@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ import torch
 from policies.openvla_oft import OpenVLAOFTConfig, OpenVLAOFTPolicy
 from rllib_vla.sft.dataset import ChunkDataset, demonstration_statistics, encode_actions
 from rllib_vla.sft.demonstrations import Demonstration, DemonstrationError
+from tests.rllib_vla.sft.conftest import make_policy
 
 
 def demonstration(actions, instruction="lift the cube", size=96):
@@ -12,7 +15,7 @@ def demonstration(actions, instruction="lift the cube", size=96):
     frames = np.broadcast_to(
         np.arange(len(actions), dtype=np.uint8)[:, None, None, None], (len(actions), size, size, 3)
     )
-    return Demonstration("lift", instruction, frames, np.asarray(actions, np.float32), "test")
+    return Demonstration("lift", instruction, frames, np.asarray(actions, np.float32), None, "test")
 
 
 @pytest.fixture
@@ -65,7 +68,7 @@ def test_prompt_belongs_to_the_demonstration_and_lengths_are_padded(demonstratio
 def test_augmented_frames_keep_the_border_that_the_image_chain_crops(demonstrations, full_range_policy):
     frame = np.zeros((96, 96, 3), np.uint8)
     frame[:2] = 255  # inside the 2.6 % that the centre crop removes
-    demo = Demonstration("lift", "lift the cube", np.stack([frame] * 8), np.zeros((8, 7), np.float32), "test")
+    demo = Demonstration("lift", "lift the cube", np.stack([frame] * 8), np.zeros((8, 7), np.float32), None, "test")
     config = OpenVLAOFTConfig.preset("tiny", image_chain="robotwin")
     policy = OpenVLAOFTPolicy.from_scratch(config, ["lift the cube"], full_range_policy.norm_stats)
     assert ChunkDataset([demo], policy, augmented=False).frames.max() == 0
@@ -106,3 +109,19 @@ def test_demonstrations_that_do_not_fit_are_refused(full_range_policy):
     two_cameras = OpenVLAOFTPolicy.from_scratch(OpenVLAOFTConfig.preset("tiny", num_images=2), ["x"], stats)
     with pytest.raises(ValueError, match="num_images=2"):
         ChunkDataset([demonstration(np.zeros((9, 7)))], two_cameras, augmented=False)
+
+
+def test_proprioception_is_normalised_with_the_statistics_and_belongs_to_the_frame(demonstrations):
+    policy = make_policy(demonstrations, use_proprio=True)
+    dataset = ChunkDataset(demonstrations, policy, augmented=False)
+    stats = policy.norm_stats["blocks"]["proprio"]
+    low, high = np.array(stats["q01"]), np.array(stats["q99"])
+    expected = np.clip(2 * (demonstrations[0].proprio[4] - low) / (high - low) - 1, -1, 1)
+    np.testing.assert_allclose(dataset.batch(torch.tensor([4]))["proprio"][0], expected, atol=1e-5)
+
+
+def test_missing_proprioception_is_refused(demonstrations):
+    policy = make_policy(demonstrations, use_proprio=True)
+    without = dataclasses.replace(demonstrations[0], proprio=None)
+    with pytest.raises(DemonstrationError, match="no proprioception"):
+        ChunkDataset([without], policy, augmented=False)
