@@ -194,7 +194,12 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         cfg = self.config
         env_config = cfg.get_simulator_config()
         if cfg.num_simulators_per_env_runner == 0:
-            self.pool = InProcessSimulatorPool(cfg.env, env_config, slots_per_simulator=cfg.num_envs_per_simulator)
+            self.pool = InProcessSimulatorPool(
+                cfg.env,
+                env_config,
+                slots_per_simulator=cfg.num_envs_per_simulator,
+                max_consecutive_failures=cfg.max_consecutive_simulator_failures,
+            )
         else:
             self.pool = ActorSimulatorPool(
                 cfg.env,
