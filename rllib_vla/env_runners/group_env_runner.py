@@ -142,6 +142,10 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
             record_frames=record_frames,
         )
 
+    def forget_weights_version(self) -> None:
+        """Makes the next `set_state` load its weights, whatever their version number."""
+        self.weights_seq_no = -1
+
     def adopt_module(self, module, device: torch.device) -> None:
         """Uses the learner's module instead of an own copy (runner and learner in one process)."""
         self.module = module

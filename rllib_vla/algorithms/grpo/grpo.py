@@ -325,4 +325,9 @@ class GRPO(Algorithm):
     @override(Algorithm)
     def restore_from_path(self, path, *args, **kwargs) -> None:
         super().restore_from_path(path, *args, **kwargs)
+        # Another run's checkpoint (population-based training) may have the version number that the runners hold
+        # now, and yet other weights: they must take these over.
+        self.env_runner_group.foreach_env_runner(
+            lambda env_runner: env_runner.forget_weights_version(), local_env_runner=True
+        )
         self._sync_weights()
