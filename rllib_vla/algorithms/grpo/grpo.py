@@ -251,6 +251,17 @@ class GRPO(Algorithm):
             else:
                 self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
 
+    def ensure_current_weights(self) -> None:
+        """Brings runners up to date that were restarted between two calls and hold the initial weights."""
+        seq_no = self.num_updates
+        if not all(
+            self.env_runner_group.foreach_env_runner(
+                lambda env_runner: env_runner.weights_seq_no == seq_no,
+                local_env_runner=self.env_runner_group.num_remote_env_runners() == 0,
+            )
+        ):
+            self._sync_weights()
+
     def _shares_module(self) -> bool:
         """Whether runner and learner live in this process and use one copy of the model."""
         return self.config.num_env_runners == 0 and self.config.num_learners == 0
