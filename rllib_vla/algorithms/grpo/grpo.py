@@ -227,8 +227,11 @@ class GRPO(Algorithm):
 
     def _update(self, groups: list[StoredGroup]) -> None:
         cfg = self.config
-        num_trajectories = len(groups) // max(1, cfg.num_learners) * cfg.group_size
-        minibatch_size = min(cfg.minibatch_size or num_trajectories, num_trajectories)
+        num_learners = max(1, cfg.num_learners)
+        num_trajectories = len(groups) // num_learners * cfg.group_size  # of one learner
+        minibatch_size = min(
+            -(-cfg.minibatch_size // num_learners) if cfg.minibatch_size else num_trajectories, num_trajectories
+        )
         results = self.learner_group.update(
             episodes_refs=[group.episodes for group in groups],
             timesteps={
