@@ -14,7 +14,7 @@ import torch
 
 from policies.openvla_oft import OpenVLAOFTPolicy, compute_statistics, libero_gripper_from_env
 from policies.openvla_oft.image_chain import bicubic_resize, jpeg_round_trip, lanczos_resize
-from rllib_vla.sft.demonstrations import PROPRIO_KEYS, Demonstration, DemonstrationError
+from rllib_vla.sft.demonstrations import Demonstration, DemonstrationError
 
 # The image chains without their closing centre crop, in whose place augmentation takes a random one.
 _UNCROPPED = {
@@ -38,7 +38,6 @@ class ChunkDataset:
 
     Attributes:
         frames: Pictures at the policy's size, one per control step, ``[F, n, S, S, 3] uint8``.
-        proprio: Normalised states that go with the frames, ``[F, P] float32``; None if the policy uses none.
         bins: Labels of each window, ``[N, C*D] int64``.
         proprio: Normalised proprioception per frame, ``[F, P] float32``; None if the policy does not use it.
         chain_crops: Whether the policy's image chain ends with a centre crop.
@@ -72,10 +71,6 @@ class ChunkDataset:
             num_windows = max(0, len(demo) - chunk + 1)
             # Only frames at which a window starts are ever shown to the policy.
             frames += [_picture(frame, policy, augmented) for frame in demo.frames[:num_windows]]
-            if config.use_proprio:
-                if demo.proprio is None:
-                    raise DemonstrationError(f"{demo.source} has no obs/{PROPRIO_KEYS[0]}, but use_proprio is set")
-                proprio.append(policy.processor.proprio_normalizer.normalize(demo.proprio[:num_windows]))
             starts.append(num_frames + np.arange(num_windows))
             labels.append(_windows(encode_actions(demo.actions, policy), chunk))
             prompt_of.append(np.full(num_windows, instructions.index(demo.instruction)))
@@ -85,7 +80,6 @@ class ChunkDataset:
         if not frames:
             raise DemonstrationError(f"No demonstration has {chunk} steps, the length of one action chunk")
         self.frames = torch.from_numpy(np.stack(frames))[:, None]
-        self.proprio = torch.from_numpy(np.concatenate(proprio)).float() if proprio else None
         self.bins = torch.from_numpy(np.concatenate(labels))
         self.proprio = torch.from_numpy(np.concatenate(proprio)).float() if config.use_proprio else None
         self.chain_crops = config.image_chain != "resize"

@@ -36,8 +36,6 @@ class Demonstration:
             ``[T, D] float32``.
         proprio: Proprioception before each action, ``[T, P] float32``; None if the file has none.
         source: File and group that it was read from, for messages.
-        proprio: End-effector position (m), axis-angle (rad) and finger positions (m) before each action,
-            ``[T, 8] float32``; None if the file has none.
     """
 
     task: str
@@ -46,7 +44,6 @@ class Demonstration:
     actions: np.ndarray
     proprio: np.ndarray | None
     source: str
-    proprio: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of control steps T."""

@@ -22,7 +22,13 @@ def test_finds_searches_at_any_depth():
 
 @pytest.mark.parametrize(
     ("name", "arguments"),
-    [("choice", ["a", "b"]), ("uniform", [0, 1]), ("quniform", [0, 1, 0.25]), ("randint", [2, 5]), ("lograndint", [1, 9])],
+    [
+        ("choice", ["a", "b"]),
+        ("uniform", [0, 1]),
+        ("quniform", [0, 1, 0.25]),
+        ("randint", [2, 5]),
+        ("lograndint", [1, 9]),
+    ],
 )
 def test_sampler_gives_values_tune_accepts(name, arguments):
     ((search,), _) = find({"tune." + name: arguments})
