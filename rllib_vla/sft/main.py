@@ -46,6 +46,8 @@ def run_sft(
     """
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
+    # Certain tokens have gradients too small for normal floats, and denormal arithmetic is many times slower.
+    torch.set_flush_denormal(True)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.manual_seed(config.seed)
     demonstrations = load_demonstrations(
