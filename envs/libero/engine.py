@@ -20,7 +20,7 @@ from pathlib import Path
 REQUIRED_VERSIONS = {"mujoco": "3.3.0", "robosuite": "1.4.0"}
 _INSTALL_HINT = (
     "pip install mujoco==3.3.0 && pip install --no-deps robosuite==1.4.0 hf-libero==0.1.4 bddl==1.0.1 "
-    "(see requirements.txt and requirements-nodeps.txt)"
+    "(see requirements.txt and requirements-libero.txt)"
 )
 
 

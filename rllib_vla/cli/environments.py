@@ -6,13 +6,14 @@ import gymnasium
 
 import envs
 from rllib_vla.cli.problems import nearest
-from rllib_vla.cli.value_types import ValueTypeError, import_dotted
+from rllib_vla.cli.value_types import import_dotted
 
 
 def check_environment(env: str) -> tuple[str | None, str | None]:
     """Checks an environment's name.
 
-    Known are the suites of `envs`, gymnasium ids, names registered with Tune, and dotted class paths.
+    Known are suites (built in or ``module:ATTRIBUTE``), gymnasium ids, names registered with Tune, and dotted
+    class paths.
 
     Returns:
         What is wrong with it and the nearest known name; (None, None) if it can be made.
@@ -24,13 +25,16 @@ def check_environment(env: str) -> tuple[str | None, str | None]:
         return None, None
     reason = ""
     try:
-        if ":" in env or "/" in env:
+        if ":" in env:
+            envs.get_suite(env)
+            return None, None
+        if "/" in env:
             gymnasium.spec(env)
             return None, None
         if "." in env:
             import_dotted(env)
             return None, None
-    except (gymnasium.error.Error, ImportError, ValueTypeError) as error:
+    except (gymnasium.error.Error, ImportError, ValueError) as error:
         reason = f" ({error})"
     match = nearest(env, suites) or nearest(env, gymnasium.registry)
     suggestion = f"did you mean '{match}'?" if match else f"suites: {', '.join(suites)}"

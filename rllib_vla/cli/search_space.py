@@ -141,8 +141,11 @@ def _mistake(key: str, arguments: Any) -> str | None:
     if key != GRID and name not in _SAMPLERS:
         return f"unknown sampler; {did_you_mean(key, [_PREFIX + known for known in _SAMPLERS])}"
     if key == GRID or _SAMPLERS[name] is None:
-        valid = isinstance(arguments, list) and arguments
-        return None if valid else "expected a list with at least one alternative"
+        if not isinstance(arguments, list) or not arguments:
+            return "expected a list with at least one alternative"
+        inner: list[str] = []
+        nested = list(_find(arguments, (), lambda path, message: inner.append(message)))
+        return "a search cannot stand inside another" if nested or inner else None
     arguments = arguments if isinstance(arguments, list) else [arguments]
     least, most = _SAMPLERS[name]
     if not least <= len(arguments) <= most:

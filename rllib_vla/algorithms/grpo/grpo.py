@@ -227,8 +227,11 @@ class GRPO(Algorithm):
 
     def _update(self, groups: list[StoredGroup]) -> None:
         cfg = self.config
-        num_trajectories = len(groups) // max(1, cfg.num_learners) * cfg.group_size
-        minibatch_size = min(cfg.minibatch_size or num_trajectories, num_trajectories)
+        num_learners = max(1, cfg.num_learners)
+        num_trajectories = len(groups) // num_learners * cfg.group_size  # of one learner
+        minibatch_size = min(
+            -(-cfg.minibatch_size // num_learners) if cfg.minibatch_size else num_trajectories, num_trajectories
+        )
         results = self.learner_group.update(
             episodes_refs=[group.episodes for group in groups],
             timesteps={
@@ -250,6 +253,17 @@ class GRPO(Algorithm):
                 self.env_runner.weights_seq_no = self.num_updates
             else:
                 self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
+
+    def ensure_current_weights(self) -> None:
+        """Brings runners up to date that were restarted between two calls and hold the initial weights."""
+        seq_no = self.num_updates
+        if not all(
+            self.env_runner_group.foreach_env_runner(
+                lambda env_runner: env_runner.weights_seq_no == seq_no,
+                local_env_runner=self.env_runner_group.num_remote_env_runners() == 0,
+            )
+        ):
+            self._sync_weights()
 
     def _shares_module(self) -> bool:
         """Whether runner and learner live in this process and use one copy of the model."""
@@ -325,4 +339,9 @@ class GRPO(Algorithm):
     @override(Algorithm)
     def restore_from_path(self, path, *args, **kwargs) -> None:
         super().restore_from_path(path, *args, **kwargs)
+        # Another run's checkpoint (population-based training) may have the version number that the runners hold
+        # now, and yet other weights: they must take these over.
+        self.env_runner_group.foreach_env_runner(
+            lambda env_runner: env_runner.forget_weights_version(), local_env_runner=True
+        )
         self._sync_weights()
