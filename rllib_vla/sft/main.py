@@ -15,6 +15,7 @@ from policies.openvla_oft import OpenVLAOFTConfig, OpenVLAOFTPolicy
 from rllib_vla.sft.config import SFTConfig, SFTConfigError
 from rllib_vla.sft.dataset import ChunkDataset, demonstration_statistics
 from rllib_vla.sft.demonstrations import DemonstrationError, load_demonstrations
+from rllib_vla.sft.initialization import initialize_for_scratch_training
 from rllib_vla.sft.trainer import SFTTrainer
 from rllib_vla.sft.training_state import read_progress
 
@@ -91,9 +92,11 @@ def make_policy(config: SFTConfig, demonstrations: list) -> OpenVLAOFTPolicy:
     if config.init_from is None:
         model_config = OpenVLAOFTConfig.preset(config.preset, **({"unnorm_key": config.unnorm_key} | config.policy))
         instructions = sorted({d.instruction for d in demonstrations})
-        return OpenVLAOFTPolicy.from_scratch(
+        policy = OpenVLAOFTPolicy.from_scratch(
             model_config, instructions, {config.unnorm_key: statistics}, config.unnorm_key
         )
+        initialize_for_scratch_training(policy.model)
+        return policy
     policy = OpenVLAOFTPolicy.from_pretrained(config.init_from)
     policy.norm_stats.setdefault(config.unnorm_key, statistics)
     policy.unnorm_key = policy.config.unnorm_key = config.unnorm_key

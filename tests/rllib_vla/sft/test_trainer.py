@@ -55,7 +55,7 @@ def test_learning_rate_schedules(tmp_path):
 
 def test_two_windows_are_learned_by_heart(tmp_path, demonstrations):
     short = [d for d in demonstrations if len(d) == 9][:1]
-    config = config_for(tmp_path, num_steps=150, batch_size=2, lr=1e-2, augmentation=AugmentationConfig(enabled=False))
+    config = config_for(tmp_path, num_steps=250, batch_size=2, lr=5e-3, augmentation=AugmentationConfig(enabled=False))
     trainer = trainer_for(config, short)
     first = trainer.train_step(1e-3)["loss"]
     trainer.fit()
