@@ -14,6 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -76,6 +77,15 @@ def _sample(env_runner, requests_of: dict[int, list[GroupRequest]], weights_seq_
         return SampleResult([], None, error=f"{type(error).__name__}: {error}")
 
 
+def _without_nan(results: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out the metrics that got no value in this iteration."""
+    return {
+        name: _without_nan(value) if isinstance(value, dict) else value
+        for name, value in results.items()
+        if isinstance(value, dict) or value == value
+    }
+
+
 class GRPO(Algorithm):
     """GRPO on groups of simulated trajectories."""
 
@@ -126,6 +136,8 @@ class GRPO(Algorithm):
         results = super().step()
         if not self._updated_this_iteration:
             results.pop(LEARNER_RESULTS, None)  # the metrics logger would report NaN for what was not logged
+        if ENV_RUNNER_RESULTS in results:  # likewise, when the groups carried over were enough
+            results[ENV_RUNNER_RESULTS] = _without_nan(results[ENV_RUNNER_RESULTS])
         if self._results_at_start is not None:
             results["evaluation_at_start"] = self._results_at_start
         return results
@@ -299,7 +311,7 @@ class GRPO(Algorithm):
 
     def _sampled(self, key: str | tuple[str, ...]) -> float:
         path = (ENV_RUNNER_RESULTS, *((key,) if isinstance(key, str) else key))
-        return float(self.metrics.peek(path, default=0))
+        return float(np.nan_to_num(self.metrics.peek(path, default=0)))  # NaN: nothing was sampled this time
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
