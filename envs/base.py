@@ -61,7 +61,7 @@ class TaskInfo:
     task_id: int
     instruction: str
     max_control_steps: int
-    num_scenes: Mapping[str, int]
+    num_scenes: Mapping[str, int] = dataclasses.field(hash=False)
     workspace: str
 
 
@@ -123,7 +123,7 @@ class ManipulationEnv(gym.Env, abc.ABC):
         """Resumes the episode of `snapshot`; the continuation is bit-identical to the uninterrupted one."""
 
     def _check_chunk(self, chunk: Any) -> np.ndarray:
-        """Returns `chunk` as float64 ``[n, action_dim]``; ValueError unless 1 <= n <= chunk_size and finite."""
+        """Returns `chunk` as float64 ``[n, action_dim]``; ValueError for a bad shape or non-finite value."""
         actions = np.asarray(chunk, dtype=np.float64)
         if actions.ndim != 2 or actions.shape[1] != self.action_dim:
             raise ValueError(f"an action chunk has shape [n, {self.action_dim}], got {list(actions.shape)}")

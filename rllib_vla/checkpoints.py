@@ -41,7 +41,11 @@ def verify_checkpoint(checkpoint_dir: str | Path) -> None:
     manifest = root / MANIFEST
     if not manifest.is_file():
         raise CheckpointError(f"{root} has no {MANIFEST}: it was not written to the end. {remedy}")
-    for name, entry in json.loads(manifest.read_text()).items():
+    try:
+        entries = json.loads(manifest.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{manifest} is damaged: {error}. {remedy}") from error
+    for name, entry in entries.items():
         path = root / name
         if not path.is_file():
             raise CheckpointError(f"{path} is missing. {remedy}")

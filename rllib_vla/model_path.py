@@ -17,7 +17,9 @@ def resolve_model_path(path: str | Path) -> str:
     for candidate in (Path(path).expanduser(), PROJECT_ROOT / path):
         if candidate.is_dir():
             return str(candidate.resolve())
-    is_hub_id = str(path).count("/") == 1 and not str(path).startswith((".", "/", "~"))
+    owner, _, name = str(path).partition("/")
+    # "checkpoints/..." is where this project writes its own; the hub would only give a puzzling 404.
+    is_hub_id = bool(name) and "/" not in name and not owner.startswith((".", "~")) and owner not in ("", "checkpoints")
     if is_hub_id:
         return str(path)
     raise FileNotFoundError(

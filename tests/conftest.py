@@ -3,12 +3,17 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # read when ray is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-FIXTURES = Path(__file__).resolve().parents[2] / "shared" / "fixtures" / "openvla_oft" / "fixtures"
+ROOT = Path(__file__).resolve().parents[1]
+FIXTURES = ROOT.parent / "shared" / "fixtures" / "openvla_oft" / "fixtures"
+
+# Ray's worker processes inherit this; they must find `tests.toy_suite`.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 
 @pytest.fixture(scope="session")
@@ -20,10 +25,43 @@ def reference_fixtures() -> Path:
 
 
 @pytest.fixture(scope="session")
+def toy_policy_dir(tmp_path_factory) -> str:
+    """Checkpoint of a randomly initialised policy for the toy suite: 16 patches, two small layers."""
+    import torch
+
+    from policies.openvla_oft import OpenVLAOFTConfig, OpenVLAOFTPolicy, compute_statistics
+    from policies.openvla_oft.configuration import VisionTowerConfig
+    from tests.toy_suite import TASKS
+
+    torch.set_num_threads(1)
+    config = OpenVLAOFTConfig.preset(
+        "tiny",
+        featurizer=VisionTowerConfig(32, 2, 2, 64, num_prefix_tokens=5, layer_scale=True),
+        fused_featurizer=VisionTowerConfig(32, 2, 2, 64, attention_pool=True),
+        patch_size=24,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-1, 1, (200, 7))
+    actions[:, 6] = rng.random(200) > 0.5
+    torch.manual_seed(0)
+    policy = OpenVLAOFTPolicy.from_scratch(
+        config, [t.instruction for t in TASKS], {"toy": compute_statistics([actions])}
+    )
+    path = tmp_path_factory.mktemp("policies") / "toy"
+    policy.save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
 def ray_session():
     """One Ray for all tests that need it."""
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()

@@ -37,14 +37,22 @@ class _State:
 
 
 class ToyEnv(ManipulationEnv):
-    """See the module's docstring. `fault` makes every step of scenes with index 0 "raise", "exit" or "hang"."""
+    """See the module's docstring.
 
-    CONFIG_KEYS = ("fault",)
+    Args:
+        fault: Makes steps "raise", "exit" (the process) or "hang".
+        fault_scene: Index of the scenes with the fault; None: all scenes.
+        tolerance: How near the dot must come to the target, 0.2 by default; larger is easier.
+    """
 
-    def __init__(self, fault: str | None = None):
+    CONFIG_KEYS = ("fault", "fault_scene", "tolerance")
+
+    def __init__(self, fault: str | None = None, fault_scene: int | None = 0, tolerance: float = 0.2):
         self.chunk_size, self.action_dim = 8, 7
         self.observation_space, self.action_space = _make_spaces()
         self._fault = fault
+        self._fault_scene = fault_scene
+        self._tolerance = tolerance
         self._current: _State | None = None
 
     @property
@@ -61,14 +69,14 @@ class ToyEnv(ManipulationEnv):
     def step(self, action):
         chunk = self._check_chunk(action)
         state = self._current
-        if self._fault and state.scene.index == 0:
+        if self._fault and self._fault_scene in (None, state.scene.index):
             self._fail()
         executed, success = 0, False
         for velocity in chunk:
             state.dot = np.clip(state.dot + STEP * np.clip(velocity[:2], -1, 1), -1, 1)
             state.num_steps += 1
             executed += 1
-            success = bool(np.abs(state.dot - state.target).max() < 0.2)
+            success = bool(np.abs(state.dot - state.target).max() < self._tolerance)
             if success or state.num_steps >= self.max_control_steps:
                 break
         truncated = not success and state.num_steps >= self.max_control_steps

@@ -1,12 +1,15 @@
 """Executes whole action chunks on a LIBERO environment, without robosuite's per-step overhead.
 
 robosuite's `env.step` runs three forward passes per simulation step and evaluates all observables (images
-included) at each control step. Both steppers here compute no observable at all; the caller renders one frame at the
-end of a chunk.
+included) at each control step. Both steppers here compute no observable at all; the caller renders one frame
+at the end of a chunk.
 
 * `ExactChunkStepper` reproduces the simulator states of `env.step` in a loop bit for bit.
-* `FastChunkStepper` runs the same control law with one forward pass per simulation step and compiled torques. Its
-  trajectories are deterministic, but differ from the stock loop by rounding and by the solver's warm start.
+* `FastChunkStepper` runs the same control law with one forward pass per simulation step and compiled torques.
+  Its trajectories are just as deterministic, but are not those of the stock loop: the solver starts from
+  another warm start and sums are rounded differently, which contacts amplify.
+
+Import this module after `engine.load_engine()`.
 """
 
 import abc
@@ -21,8 +24,9 @@ from envs.libero.osc import osc_torques
 
 _STAGE_VEL = int(mujoco.mjtStage.mjSTAGE_VEL)
 
-# Rotation commands below this norm (radians) hold the goal orientation. robosuite holds it only for exact zeros, so
-# that a command of 1e-9 (a de-normalised constant dimension) would let the gripper tilt under load.
+# Rotation commands below this norm (radians) hold the goal orientation. robosuite holds it only for exact
+# zeros, so that a command of 1e-9 (from un-normalising a constant dimension) would let the gripper tilt
+# under load.
 _ROTATION_DEADBAND = 1e-6
 
 # Everything an OSC controller carries from one simulation step to the next.
@@ -69,8 +73,10 @@ class ChunkStepper(abc.ABC):
             The number of control steps that were executed, and whether the goal was reached.
         """
         env = self.env
-        for num_steps, action in enumerate(actions, start=1):
+        num_steps, success = 0, False
+        for action in actions:
             self._control_step(action)
+            num_steps += 1
             env.timestep += 1
             env.cur_time += env.control_timestep
             success = bool(env._check_success())
@@ -81,7 +87,7 @@ class ChunkStepper(abc.ABC):
 
     @abc.abstractmethod
     def reset(self) -> None:
-        """Brings the controller to its state after a reset; call it after the simulator state was replaced."""
+        """Brings the controller to its state after a reset; call it once the simulator state is in place."""
 
     @abc.abstractmethod
     def controller_state(self) -> dict[str, Any]:
@@ -101,9 +107,10 @@ class ChunkStepper(abc.ABC):
 class ExactChunkStepper(ChunkStepper):
     """Bit-identical to robosuite's own loop with mujoco 3.3.0.
 
-    robosuite runs `mj_forward`, `mj_forward` again inside the controller, and `mj_step`. In MuJoCo 3.3.0 a second
-    forward pass changes the solver's warm start, so its constraint stage is kept and its other stages are skipped.
-    The first simulation step after a reset acts on the controller's state at construction, as robosuite's does.
+    robosuite runs `mj_forward`, `mj_forward` again inside the controller, and `mj_step`. In MuJoCo 3.3.0 a
+    second forward pass changes the solver's warm start, so its constraint stage is kept; its other stages are
+    skipped. The first simulation step after a reset acts on the controller's state at construction, as
+    robosuite's does.
     """
 
     def __init__(self, env: Any):

@@ -1,6 +1,6 @@
 """Records demonstrations of scripted experts in LIBERO's HDF5 layout.
 
-    python -m envs.libero.demonstrations --suite libero_blocks --out demos --tasks lift_red_cube --num-demos 50
+    python -m envs.libero.demonstrations --out demos --tasks lift_red_cube lift_blue_cube --num-demos 50
 
 One file per task, `<out>/<task>_demo.hdf5`:
 
@@ -64,9 +64,11 @@ def record_demonstration(
     Args:
         env: Environment of the scene's suite, with a step limit of at least the expert's length.
         scene: What to play.
-        extra_steps: Control steps recorded after the first success, so that the chunks that lead to it are complete.
-        action_noise: Standard deviation of Gaussian noise on the executed position deltas. The recorded action is
-            the expert's own, so that the demonstration shows how to come back (as in DART, Laskey et al. 2017).
+        extra_steps: Control steps recorded after the first success: the chunks that lead to it are then
+            complete.
+        action_noise: Standard deviation of Gaussian noise on the executed position deltas. The recorded
+            action is the expert's own, so that the demonstration shows how to come back (DART, Laskey et
+            al. 2017).
         rng: Generator of the noise; required when `action_noise` > 0.
     """
     observation, _ = env.reset(options={"scene": scene})
@@ -203,7 +205,7 @@ def main(argv: list[str] | None = None) -> None:
         write_demonstrations(path, demos, {"suite": args.suite, "env_config": env_config})
         lengths = [int(np.argmax(demo.successes)) + 1 for demo in demos]
         print(
-            f"{path}: {len(demos)} demonstrations, success after {np.mean(lengths):.1f} control steps on average, "
+            f"{path}: {len(demos)} demos, {np.mean(lengths):.1f} control steps to success on average, "
             f"{num_failures} expert failures, {time.monotonic() - started:.1f} s",
             flush=True,
         )

@@ -15,12 +15,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Later MuJoCo releases give wrong physics with robosuite 1.4 without any error: 3.3.3 changes textures, 3.4 throws
-# objects that start in slight penetration into the air, 3.10 and later raise.
+# Other MuJoCo releases go wrong with robosuite 1.4, most without any error: 3.3.3 and later change textures,
+# 3.4 and later throw objects that start in slight penetration into the air, 3.10 and later raise.
 REQUIRED_VERSIONS = {"mujoco": "3.3.0", "robosuite": "1.4.0"}
 _INSTALL_HINT = (
     "pip install mujoco==3.3.0 && pip install --no-deps robosuite==1.4.0 hf-libero==0.1.4 bddl==1.0.1 "
-    "(see requirements.txt and requirements-nodeps.txt)"
+    "(see requirements.txt and requirements-libero.txt)"
 )
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import string
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import mujoco
@@ -82,7 +82,7 @@ class LiberoEnv(ManipulationEnv):
     Simulators are built when the first scene of their workspace is played, and then kept.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_FREQUENCY_HZ}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": CONTROL_FREQUENCY_HZ}
     CONFIG_KEYS = ("image_size", "chunk_size", "stepping", "max_control_steps", "render_mode")
 
     # Set by subclasses.
@@ -106,7 +106,8 @@ class LiberoEnv(ManipulationEnv):
         Args:
             image_size: Height and width of the policy's frame in pixels.
             chunk_size: Largest number of actions in one `step` call.
-            stepping: ``"exact"`` (bit-identical to robosuite's loop) or ``"fast"``; None means the suite's default.
+            stepping: ``"exact"`` (bit-identical to robosuite's loop) or ``"fast"``; None takes the
+                suite's default.
             max_control_steps: Overrides the step limit of all tasks.
             render_mode: ``"rgb_array"`` or None; `render` works in both.
 
@@ -150,7 +151,7 @@ class LiberoEnv(ManipulationEnv):
 
     @abc.abstractmethod
     def _make_robosuite_env(self, workspace: str) -> Any:
-        """Builds the robosuite environment (`BDDLBaseDomain`) of a workspace, without robosuite's renderer."""
+        """Builds the robosuite environment (`BDDLBaseDomain`) of a workspace, without its own renderer."""
 
     @abc.abstractmethod
     def _problem(self, task: str) -> dict[str, Any]:
@@ -262,7 +263,7 @@ class LiberoEnv(ManipulationEnv):
         self._workspaces.clear()
         self._scene, self._ended = None, True
 
-    # --- for experts and tools -------------------------------------------------------------------------------
+    # --- for experts and tools -----------------------------------------------------------------------------
 
     @property
     def robosuite_env(self) -> Any:
@@ -270,7 +271,9 @@ class LiberoEnv(ManipulationEnv):
         return self._workspace().env
 
     def step_beyond_success(self, action: np.ndarray) -> tuple[dict[str, Any], bool]:
-        """Executes one action [7], whether or not the episode has ended: recorders show what follows a success.
+        """Executes one action [7] whether or not the episode has ended, for recorders.
+
+        The episode counts as ended afterwards.
 
         Returns:
             The observation and whether the goal holds after the action.

@@ -1,9 +1,9 @@
 """Operational space control torques as one compiled function.
 
-Same control law as robosuite's OSC_POSE (Khatib 1987, "A unified approach for motion and force control of robot
-manipulators"), without its explicit inverses: with the null-space matrix N = I - Jbar J and Jbar = M^-1 J^T Lambda,
-N^T M a equals M a - J^T Lambda J a, so one Cholesky factorisation of the mass matrix and one each of
-the three operational-space inertias are enough.
+Same control law as robosuite's OSC_POSE (Khatib 1987, "A unified approach for motion and force control of
+robot manipulators"), without explicit inverses: with the null-space matrix N = I - Jbar J and Jbar = M^-1
+J^T Lambda, N^T M a equals M a - J^T Lambda J a, so one Cholesky factorisation of the mass matrix and one
+each of the three operational-space inertias are enough.
 """
 
 import math
@@ -11,9 +11,9 @@ import math
 import numba
 import numpy as np
 
-# Added to the diagonal of the inverse inertias, relative to their largest element: keeps the factorisation
-# defined when the arm is singular; far below the effect of rounding elsewhere.
-_RELATIVE_DAMPING = 1e-9
+# Smallest pivot of a factorisation relative to the largest diagonal element: keeps torques finite where the
+# arm is singular, and is never reached elsewhere.
+_SMALLEST_PIVOT = 1e-9
 
 
 @numba.njit(cache=True)
@@ -22,7 +22,7 @@ def _factorise(matrix, n):
     largest = 0.0
     for i in range(n):
         largest = max(largest, matrix[i, i])
-    floor = largest * _RELATIVE_DAMPING
+    floor = largest * _SMALLEST_PIVOT
     for i in range(n):
         for j in range(i + 1):
             total = matrix[i, j]
@@ -51,8 +51,8 @@ def _solve(factor, n, x):
 
 @numba.njit(cache=True)
 def osc_torques(
-    goal_pos, goal_mat, site_pos, site_mat, jac_pos, jac_rot, mass, qpos, qvel, qpos_ids, dof_ids, rest_qpos, kp, kd,
-    bias, low, high, torques,
+    goal_pos, goal_mat, site_pos, site_mat, jac_pos, jac_rot, mass, qpos, qvel, qpos_ids, dof_ids, rest_qpos,
+    kp, kd, bias, low, high, torques,
 ):  # fmt: skip
     """Writes clipped joint torques into `torques` [7].
 

@@ -37,13 +37,14 @@ _LIVE_RENDERERS: weakref.WeakSet = weakref.WeakSet()
 
 @functools.cache
 def _close_renderers_at_exit() -> None:
-    # Called after the first context is made: the GL library then has its own exit handler, and this one, registered
-    # later, runs before it. Each exit would otherwise print tracebacks about contexts of a display that is gone.
+    # Called after the first context is made: the GL library then has its own exit handler, and this one,
+    # registered later, runs before it. Each exit would otherwise print tracebacks about contexts of a
+    # display that is gone.
     atexit.register(lambda: [renderer.close() for renderer in list(_LIVE_RENDERERS)])
 
 
 def _make_gl_context(size: int) -> Any:
-    # `mujoco.GLContext` is chosen when mujoco is first imported, which may have been before MUJOCO_GL was set.
+    # `mujoco.GLContext` is chosen when mujoco is first imported, perhaps before MUJOCO_GL was set.
     backend = os.environ.get("MUJOCO_GL", "egl").lower()
     if backend == "egl":
         from mujoco.egl import GLContext

@@ -8,7 +8,7 @@ import numpy as np
 
 from envs.libero.chunk_stepper import ChunkStepper
 
-# Positions, velocities, controls and the solver's warm start: what MuJoCo needs for a bit-identical continuation.
+# Positions, velocities, controls and the solver's warm start: what a bit-identical continuation needs.
 _STATE_SPEC = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 
 

@@ -36,10 +36,17 @@ STATISTICS = "dataset_statistics.json"
 MAX_SHARD_BYTES = 5 * 10**9
 PROPRIO_PREFIX = "proprio_projector."
 
-_HUB_PATTERNS = ("*.json", "*.safetensors", "*proprio_projector*checkpoint*")
+_HUB_PATTERNS = (
+    "*.json",
+    "*.safetensors",
+    "tokenizer.model",
+    "*proprio_projector*checkpoint*",
+    "action_head--*",  # fetched only to be recognised and refused
+)
 _OWN_FILES = re.compile(
     r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|"
-    r"(config|generation_config|dataset_statistics|preprocessor_config|tokenizer|tokenizer_config)\.json"
+    r"(config|dataset_statistics|preprocessor_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens)"
+    r"\.json|tokenizer\.model"
 )
 
 Shapes = dict[str, tuple[int, ...]]
@@ -88,7 +95,7 @@ def resolve(path: str | Path) -> Path:
             f"no directory {path}; to fetch it from the Hugging Face hub: pip install huggingface_hub"
         ) from error
     try:
-        return Path(snapshot_download(str(path), allow_patterns=[*list(_HUB_PATTERNS), "action_head--*"]))
+        return Path(snapshot_download(str(path), allow_patterns=list(_HUB_PATTERNS)))
     except Exception as error:
         raise FileNotFoundError(f"no directory {path}, and the hub does not give it: {error}") from error
 
@@ -266,7 +273,8 @@ def load_weights(model: nn.Module, directory: Path, *, dtype: torch.dtype, devic
 def _assign(model: nn.Module, key: str, tensor: Tensor, dtype: torch.dtype, device: str | torch.device) -> None:
     # A copy: tensors of a safetensors file are views of the mapped file.
     tensor = tensor.to(device=device, dtype=dtype, copy=True)
-    model.load_state_dict({key: tensor}, strict=False, assign=True)
+    owner, _, name = key.rpartition(".")
+    setattr(model.get_submodule(owner), name, nn.Parameter(tensor))
 
 
 def _read_proprio_projector(directory: Path) -> dict[str, Tensor]:

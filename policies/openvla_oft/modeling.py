@@ -164,11 +164,12 @@ class OpenVLAOFT(nn.Module):
         visual = self.visual_tokens(images, proprio)
         # Slots and padding are exact zeros, so "prompt, slots, stop, padding" is the prompt extended with
         # zeros and the stop token written at each row's own place: no row is ever permuted.
-        prompt = embed(input_ids).masked_fill(~prompt_mask.unsqueeze(-1), 0.0)
+        embedded = embed(F.pad(input_ids, (0, 1), value=self.config.stop_token_id))
+        prompt, stop = embedded[:, :-1], embedded[:, -1:]
+        prompt = prompt.masked_fill(~prompt_mask.unsqueeze(-1), 0.0)
         tail = F.pad(prompt[:, 1:], (0, 0, 0, slots + 1))
         tail_index = torch.arange(tail.shape[1], device=tail.device)
         is_stop = tail_index == (prompt_len - 1 + slots).unsqueeze(1)
-        stop = embed(input_ids.new_tensor(self.config.stop_token_id))
         tail = torch.where(is_stop.unsqueeze(-1), stop, tail)
         embeds = torch.cat([prompt[:, :1], visual.to(prompt.dtype), tail], dim=1)
         num_visual = visual.shape[1]

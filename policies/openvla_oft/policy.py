@@ -167,7 +167,6 @@ class OpenVLAOFTPolicy:
             config["torch_dtype"] = config["text_config"]["torch_dtype"] = str(stored).removeprefix("torch.")
             checkpoint.write_json(directory / "config.json", config)
             checkpoint.write_json(directory / checkpoint.STATISTICS, self.norm_stats)
-            checkpoint.write_json(directory / "tokenizer_config.json", _TOKENIZER_CONFIG)
             self.processor.save_pretrained(directory)
             checkpoint.save_weights(directory, state, dtype=dtype, max_shard_bytes=max_shard_bytes)
 
@@ -267,16 +266,3 @@ def _released_action_space(stats: dict[str, Any], key: str | None) -> dict[str, 
     if dim == _ALOHA["action_dim"]:
         return dict(_ALOHA)
     return _LIBERO | {"action_dim": dim}
-
-
-_TOKENIZER_CONFIG = {
-    "tokenizer_class": "PreTrainedTokenizerFast",
-    "processor_class": "PrismaticProcessor",
-    "bos_token": "<s>",
-    "eos_token": "</s>",
-    "unk_token": "<unk>",
-    "pad_token": "<PAD>",
-    "padding_side": "right",
-    "clean_up_tokenization_spaces": False,
-    "model_max_length": 2048,
-}

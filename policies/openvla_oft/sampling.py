@@ -34,11 +34,8 @@ def sample(logits: Tensor, temperature: float, generator: torch.Generator | None
         Bins ``[B, N] int64`` and their log-probabilities ``[B, N] float32`` at temperature T.
     """
     log_probs = log_probs_from_logits(logits, temperature)
-    # Inverse of the cumulative distribution: one random number per token instead of 256, ten times faster than
-    # torch.multinomial on a CPU. A bin of probability zero is never the first whose cumulative sum exceeds u.
-    cumulative = log_probs.exp().cumsum(dim=-1)
-    uniform = torch.rand(log_probs.shape[:-1], generator=generator, device=log_probs.device).unsqueeze(-1)
-    bins = torch.searchsorted(cumulative, uniform * cumulative[..., -1:], right=True).squeeze(-1)
+    uniforms = torch.rand(log_probs.shape[:-1], generator=generator, device=log_probs.device)
+    bins = sample_by_inverse_cdf(log_probs, uniforms)
     return bins, gather(log_probs, bins)
 
 
@@ -52,10 +49,13 @@ def sample_by_inverse_cdf(log_probs: Tensor, uniforms: Tensor) -> Tensor:
     Returns:
         Bins ``[B, N] int64``: the first whose cumulative probability exceeds the uniform number.
     """
+    # One random number per token instead of 256: ten times as fast on a CPU as torch.multinomial. Rounding may leave
+    # the last cumulative value short of 1; scaling the noise keeps every draw inside. A bin of probability zero is
+    # never the first to exceed it.
     cumulative = log_probs.exp().cumsum(dim=-1)
-    # Rounding may leave the last cumulative value short of 1; scaling the noise keeps every draw inside.
     threshold = uniforms.unsqueeze(-1) * cumulative[..., -1:]
-    return (cumulative <= threshold).sum(dim=-1).clamp(max=log_probs.shape[-1] - 1)
+    bins = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
+    return bins.clamp_(max=log_probs.shape[-1] - 1)
 
 
 def token_log_probs(logits: Tensor, bins: Tensor, temperature: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,8 +18,26 @@ from policies.openvla_oft.configuration import NUM_ACTION_BINS, OpenVLAOFTConfig
 
 PROMPT_HEAD = "In: What action should the robot take to"
 PROMPT_TAIL = "?\nOut:"
+# Files that other tools want beside tokenizer.json; kept as they are.
+COMPANION_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model")
 _SPECIAL = ("<unk>", "<s>", "</s>")
 _PAD = "<PAD>"
+
+
+_TOKENIZER_CONFIG = json.dumps(
+    {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "processor_class": "PrismaticProcessor",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": _PAD,
+        "padding_side": "right",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 2048,
+    },
+    indent=2,
+).encode()
 
 
 def prompt(instruction: str) -> str:
@@ -32,10 +51,14 @@ class PromptTokenizer:
     Args:
         tokenizer: A Hugging Face `tokenizers` object.
         config: Gives the BOS id and the id that closes a prompt.
+        companions: Contents of the `COMPANION_FILES` that came with the tokenizer, for saving.
     """
 
-    def __init__(self, tokenizer: Tokenizer, config: OpenVLAOFTConfig) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, config: OpenVLAOFTConfig, companions: dict[str, bytes] | None = None
+    ) -> None:
         self.tokenizer = tokenizer
+        self.companions = companions or {"tokenizer_config.json": _TOKENIZER_CONFIG}
         self.bos_token_id = config.bos_token_id
         self.empty_token_id = config.empty_token_id
         self._vocab_size = config.vocab_size
@@ -54,11 +77,15 @@ class PromptTokenizer:
                 f"{file} is missing. Copy it from the checkpoint this one was fine-tuned from, or "
                 "convert tokenizer.model with transformers' LlamaTokenizerFast(...).save_pretrained(...)"
             )
-        return cls(Tokenizer.from_file(str(file)), config)
+        present = [file.parent / name for name in COMPANION_FILES if (file.parent / name).is_file()]
+        companions = {companion.name: companion.read_bytes() for companion in present}
+        return cls(Tokenizer.from_file(str(file)), config, companions)
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Write ``tokenizer.json``."""
+        """Write ``tokenizer.json`` and its companions."""
         self.tokenizer.save(str(Path(path) / "tokenizer.json"))
+        for name, content in self.companions.items():
+            (Path(path) / name).write_bytes(content)
 
     def __call__(self, instruction: str) -> NDArray[np.int64]:
         """Prompt ids ``[L] int64`` with BOS, closed by the lone "▁" piece. The array is shared: do not write

@@ -168,6 +168,7 @@ class VisionBackbone(nn.Module):
         dtype = self.featurizer.pos_embed.dtype
         features = []
         for tower, mean, std in zip((self.featurizer, self.fused_featurizer), PIXEL_MEAN, PIXEL_STD, strict=True):
-            mean, std = (patches.new_tensor(v).view(3, 1) for v in (mean, std))
-            features.append(tower(((patches - mean) / std).flatten(2).to(dtype)))
+            # Scalars, not a tensor of constants: nothing to copy to a GPU in a CUDA graph.
+            channels = [(patches[:, :, c] - m) / s for c, (m, s) in enumerate(zip(mean, std, strict=True))]
+            features.append(tower(torch.cat(channels, dim=-1).to(dtype)))
         return torch.cat(features, dim=-1)

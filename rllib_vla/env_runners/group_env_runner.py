@@ -142,6 +142,10 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
             record_frames=record_frames,
         )
 
+    def forget_weights_version(self) -> None:
+        """Makes the next `set_state` load its weights, whatever their version number."""
+        self.weights_seq_no = -1
+
     def adopt_module(self, module, device: torch.device) -> None:
         """Uses the learner's module instead of an own copy (runner and learner in one process)."""
         self.module = module
@@ -194,7 +198,12 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         cfg = self.config
         env_config = cfg.get_simulator_config()
         if cfg.num_simulators_per_env_runner == 0:
-            self.pool = InProcessSimulatorPool(cfg.env, env_config, slots_per_simulator=cfg.num_envs_per_simulator)
+            self.pool = InProcessSimulatorPool(
+                cfg.env,
+                env_config,
+                slots_per_simulator=cfg.num_envs_per_simulator,
+                max_consecutive_failures=cfg.max_consecutive_simulator_failures,
+            )
         else:
             self.pool = ActorSimulatorPool(
                 cfg.env,

@@ -59,21 +59,49 @@ def make_lanes(num_simulators: int, slots_per_simulator: int, lanes_per_simulato
 
 
 class InProcessSimulatorPool:
-    """A single simulator in this process, without Ray: for tests, debugging and small evaluations."""
+    """A single simulator in this process, without Ray: for tests, debugging and small evaluations.
 
-    def __init__(self, suite: str, env_config: dict[str, Any], *, slots_per_simulator: int = 8):
+    Args:
+        suite: Benchmark suite.
+        env_config: Keyword arguments of the environment.
+        slots_per_simulator: Trajectories that the simulator plays in turn.
+        max_consecutive_failures: Failures without an executed chunk in between after which the pool gives up.
+    """
+
+    def __init__(
+        self,
+        suite: str,
+        env_config: dict[str, Any],
+        *,
+        slots_per_simulator: int = 8,
+        max_consecutive_failures: int = 8,
+    ):
         self._make_simulator = lambda: Simulator(suite, env_config)
         self._simulator = self._make_simulator()
         self.lanes = make_lanes(1, slots_per_simulator, 1)
         self.num_failures = 0
+        self._max_consecutive_failures = max_consecutive_failures
+        self._consecutive_failures = 0
         self._completed: list[Completed] = []
 
     def submit(self, lane: Lane, requests: list[Request], record_frames: bool = False) -> None:
-        """Executes the requests at once; `wait` hands out the outcome."""
+        """Executes the requests at once; `wait` hands out the outcome.
+
+        Raises:
+            AllSimulatorsFailedError: When nothing but failures happened `max_consecutive_failures` times.
+        """
         try:
             completed = Completed(lane, self._simulator.execute(requests, record_frames))
+            if any(reply.num_control_steps for reply in completed.replies):
+                self._consecutive_failures = 0
         except Exception as error:
             self.num_failures += 1
+            self._consecutive_failures += 1
+            if self._consecutive_failures >= self._max_consecutive_failures:
+                raise AllSimulatorsFailedError(
+                    f"{self._consecutive_failures} simulator failures in a row without a single executed chunk. "
+                    f"The last one: {error!r}"
+                ) from error
             self._simulator.close()
             self._simulator = self._make_simulator()
             completed = Completed(lane, error=SimulatorError(f"the simulator raised: {error!r}"))
@@ -105,7 +133,7 @@ class ActorSimulatorPool:
         num_cpus_per_simulator: Logical CPUs reserved per actor.
         timeout_s: Seconds one request (one chunk) may take before its simulator counts as hung.
         start_timeout_s: Extra seconds for the first call of a fresh simulator (model building, compilation).
-        max_consecutive_failures: Failures without a success in between after which the pool gives up.
+        max_consecutive_failures: Failures without an executed chunk in between after which the pool gives up.
     """
 
     def __init__(
@@ -184,7 +212,8 @@ class ActorSimulatorPool:
             return self._restart(lane.simulator_index, error)
         del self._in_flight[ref]
         self._is_fresh[lane.simulator_index] = False
-        self._consecutive_failures = 0
+        if any(reply.num_control_steps for reply in replies):  # starting a scene proves little: steps may still fail
+            self._consecutive_failures = 0
         return [Completed(lane, replies)]
 
     def _collect_overdue(self) -> list[Completed]:
@@ -205,7 +234,7 @@ class ActorSimulatorPool:
         ray.kill(self._actors[simulator])
         if self._consecutive_failures >= self._max_consecutive_failures:
             raise AllSimulatorsFailedError(
-                f"{self._consecutive_failures} simulator failures in a row without a single success. "
+                f"{self._consecutive_failures} simulator failures in a row without a single executed chunk. "
                 f"The last one: {cause}"
             ) from error
         self._actors[simulator] = self._make_actor()

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from envs import get_suite
 from envs.base import Scene
-from policies.openvla_oft import OpenVLAOFTPolicy
-from policies.openvla_oft.sampling import log_probs_from_logits, sample_by_inverse_cdf
+from policies.openvla_oft import OpenVLAOFTPolicy, libero_gripper_to_env
+from policies.openvla_oft.sampling import greedy, log_probs_from_logits, sample_by_inverse_cdf
 from rllib_vla.connectors.env_to_module.add_sampling_noise import sampling_uniforms
 from rllib_vla.env_runners.rollout import play
 from rllib_vla.env_runners.simulator import Reply
@@ -92,14 +93,23 @@ class BatchedPolicy:
         temperature: Softmax temperature of sampling; None decodes greedily.
         seed: Seed of sampling. The noise of an episode depends on it, the scene, the repeat and the number of
             the model call only, so an episode can be replayed alone.
+        gripper_convention: That of the suite, see `envs.base.Suite`.
     """
 
-    def __init__(self, policy: OpenVLAOFTPolicy, *, temperature: float | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        policy: OpenVLAOFTPolicy,
+        *,
+        temperature: float | None = None,
+        seed: int = 0,
+        gripper_convention: str | None,
+    ) -> None:
         if temperature is not None and temperature <= 0:
             raise ValueError(f"temperature must be positive, not {temperature} (None decodes greedily)")
         self.policy = policy
         self.temperature = temperature
         self.seed = seed
+        self.gripper_convention = gripper_convention
         self.device = next(policy.model.parameters()).device
 
     def __call__(self, waiting: Sequence[EvaluationTrajectory]) -> list[np.ndarray]:
@@ -120,7 +130,7 @@ class BatchedPolicy:
         )
         logits = self.policy.model(**{k: torch.from_numpy(v).to(self.device) for k, v in inputs.items()})
         if self.temperature is None:
-            bins = logits.argmax(dim=-1)
+            bins = greedy(logits)
         else:
             noise = [
                 sampling_uniforms(
@@ -134,7 +144,10 @@ class BatchedPolicy:
             ]
             uniforms = torch.from_numpy(np.stack(noise)).to(self.device)
             bins = sample_by_inverse_cdf(log_probs_from_logits(logits, self.temperature), uniforms)
-        return self.policy.decode_actions(bins.cpu().numpy())
+        actions = self.policy.decode(bins + self.policy.config.first_action_id)
+        if self.gripper_convention == "libero":
+            actions = libero_gripper_to_env(actions)
+        return actions.astype(np.float32)
 
 
 def evaluate_policy(
@@ -173,7 +186,8 @@ def evaluate_policy(
     """
     trajectories = [EvaluationTrajectory(s, r, i) for i, (s, r) in enumerate(protocol.episodes())]
     policy.model.eval()
-    act = BatchedPolicy(policy, temperature=temperature, seed=seed)
+    gripper = get_suite(protocol.suite).gripper_convention
+    act = BatchedPolicy(policy, gripper_convention=gripper, temperature=temperature, seed=seed)
     started = time.monotonic()
     slots = min(slots_per_simulator, len(trajectories))
     with simulator_pool(protocol.suite, env_config or {}, num_simulators, slots) as pool:

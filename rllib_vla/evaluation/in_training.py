@@ -62,6 +62,7 @@ def evaluate_on_env_runners(algorithm) -> dict[str, Any]:
         GroupRequest(group_id=i, scene=scene, size=1, seed=cfg.seed or 0)
         for i, (scene, _) in enumerate(protocol.episodes())
     ]
+    algorithm.ensure_current_weights()
     is_local = group.num_remote_env_runners() == 0
     workers = [0] if is_local else group.healthy_env_runner_ids()
     requests_of = {worker: requests[i :: len(workers)] for i, worker in enumerate(workers)}

@@ -28,7 +28,10 @@ class AugmentationConfig:
 
     Attributes:
         enabled: False trains on the frames exactly as the policy will see them (centre crop).
-        crop_area: Area of the random crop as a share of the frame, resized back to the full size.
+        crop_area: Area of the random crop as a share of the frame, resized back to the full size. Used when
+            the policy's image chain ends with the centre crop of the same area.
+        shift: Largest translation as a share of the frame (edge pixels are repeated). Used instead of the crop
+            when the image chain does not crop, because a crop would then change the size of things.
         brightness: Largest shift of all values, as a share of the range.
         contrast: Largest relative change of the distance to each channel's mean.
         saturation: Largest relative change of the distance to the grey image.
@@ -37,6 +40,7 @@ class AugmentationConfig:
 
     enabled: bool = True
     crop_area: float = 0.9
+    shift: float = 0.04
     brightness: float = 0.2
     contrast: float = 0.2
     saturation: float = 0.2
@@ -46,12 +50,14 @@ class AugmentationConfig:
         """Checks ranges."""
         if not 0.0 < self.crop_area <= 1.0:
             raise ValueError(f"augmentation.crop_area is a share of the frame in (0, 1], not {self.crop_area}")
-        for name in ("brightness", "contrast", "saturation", "hue"):
+        for name in ("shift", "brightness", "contrast", "saturation", "hue"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"augmentation.{name} must be in [0, 1), not {getattr(self, name)}")
 
 
-def augment(images: torch.Tensor, config: AugmentationConfig, generator: torch.Generator) -> torch.Tensor:
+def augment(
+    images: torch.Tensor, config: AugmentationConfig, generator: torch.Generator, *, crop: bool = True
+) -> torch.Tensor:
     """Augments every image of a batch with its own random numbers.
 
     Args:
@@ -59,13 +65,15 @@ def augment(images: torch.Tensor, config: AugmentationConfig, generator: torch.G
             share their random numbers, as one robot's cameras share the light.
         config: Strengths; ``enabled`` is not looked at here.
         generator: Source of all random numbers (on the CPU).
+        crop: Whether the policy's image chain ends with a centre crop: random crops if so, else shifts.
 
     Returns:
         ``[B, n, S, S, 3] uint8``.
     """
     batch, cameras, height, width, _ = images.shape
-    side = math.sqrt(config.crop_area)
-    corners = torch.rand(batch, 2, generator=generator) * (1.0 - side)
+    side = math.sqrt(config.crop_area) if crop else 1.0
+    corners = torch.rand(batch, 2, generator=generator)
+    corners = corners * (1.0 - side) if crop else (2.0 * corners - 1.0) * config.shift
     matrix, offset, contrast = _colour_transform(batch, config, generator)
 
     values = images.flatten(0, 1).permute(0, 3, 1, 2).float()  # [B*n, 3, H, W]
@@ -90,7 +98,7 @@ def resized_crop(values: torch.Tensor, corners: torch.Tensor, side: float) -> to
 
     Args:
         values: ``[N, 3, H, W] float32``.
-        corners: Upper left corners (y0, x0) as shares of the frame, ``[N, 2] float32`` in [0, 1 - side].
+        corners: Upper left corners (y0, x0) as shares of the frame, ``[N, 2] float32``.
         side: Side of the crop as a share of the frame.
     """
     n, _, height, width = values.shape

@@ -41,7 +41,7 @@ class SFTConfig:
         batch_size: Windows per optimizer step.
         micro_batch_size: Windows per forward and backward pass (gradients add up); None is the batch.
         lr: Peak learning rate.
-        betas: AdamW's moment decay rates.
+        betas: AdamW's moment decay rates; the second suits runs of a thousand steps (the reference: 0.999).
         weight_decay: AdamW's decoupled weight decay (matrices only: no norms, biases or embeddings).
         warmup_steps: Steps of linear warm-up.
         schedule: ``cosine`` to `final_lr_fraction`, or ``constant_then_decay``: the reference's recipe, which
@@ -75,7 +75,7 @@ class SFTConfig:
     batch_size: int = 64
     micro_batch_size: int | None = None
     lr: float = 5e-4
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.01
     warmup_steps: int = 50
     schedule: str = "cosine"

@@ -15,6 +15,8 @@ import h5py
 import numpy as np
 
 CAMERA = "agentview_rgb"
+# What makes up the proprioception, in this order: end-effector position and axis-angle [6], finger positions [2].
+PROPRIO_KEYS = ("ee_states", "gripper_states")
 FILE_SUFFIX = "_demo.hdf5"
 
 
@@ -32,6 +34,7 @@ class Demonstration:
         frames: Upright camera frames before each action, ``[T, H, W, 3] uint8``.
         actions: Actions in the simulator's units (LIBERO: OSC_POSE deltas, gripper -1 open / +1 close),
             ``[T, D] float32``.
+        proprio: Proprioception before each action, ``[T, P] float32``; None if the file has none.
         source: File and group that it was read from, for messages.
     """
 
@@ -39,6 +42,7 @@ class Demonstration:
     instruction: str
     frames: np.ndarray
     actions: np.ndarray
+    proprio: np.ndarray | None
     source: str
 
     def __len__(self) -> int:
@@ -124,7 +128,8 @@ def _read_demo(group: h5py.Group, task: str, instruction: str, camera: str) -> D
     """Reads and checks one ``demo_<i>`` group."""
     source = f"{Path(group.file.filename).name}:{group.name}"
     actions = np.asarray(_child(group, "actions", source), dtype=np.float32)
-    frames = np.asarray(_child(_child(group, "obs", source), camera, f"{source}/obs"))
+    observations = _child(group, "obs", source)
+    frames = np.asarray(_child(observations, camera, f"{source}/obs"))
     if actions.ndim != 2:
         raise DemonstrationError(f"{source}/actions has shape {actions.shape}, expected [T, D]")
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
@@ -134,8 +139,13 @@ def _read_demo(group: h5py.Group, task: str, instruction: str, camera: str) -> D
     bad = np.flatnonzero(~np.isfinite(actions).all(axis=1))
     if bad.size:
         raise DemonstrationError(f"{source}/actions is not finite at step {bad[0]} ({bad.size} such steps)")
+    proprio = None
+    if all(key in observations for key in PROPRIO_KEYS):
+        proprio = np.concatenate([observations[key] for key in PROPRIO_KEYS], axis=1, dtype=np.float32)
+        if proprio.shape[0] != len(actions) or not np.isfinite(proprio).all():
+            raise DemonstrationError(f"{source}/obs: {' and '.join(PROPRIO_KEYS)} are not finite [T, P] arrays")
     upright = np.ascontiguousarray(frames[:, ::-1, ::-1])
-    return Demonstration(task, instruction, upright, actions, source)
+    return Demonstration(task, instruction, upright, actions, proprio, source)
 
 
 def _instruction(data: h5py.Group, where: str) -> str:

@@ -162,7 +162,9 @@ class SFTTrainer:
         """Loss and accuracy of one micro-batch."""
         batch = self.dataset.batch(indices)
         if self.config.augmentation.enabled:
-            batch["images"] = augment(batch["images"], self.config.augmentation, generator)
+            batch["images"] = augment(
+                batch["images"], self.config.augmentation, generator, crop=self.dataset.chain_crops
+            )
         bins = batch.pop("bins").to(self.device)
         inputs = {name: value.to(self.device) for name, value in batch.items()}
         bfloat16 = self.config.precision == "bfloat16"

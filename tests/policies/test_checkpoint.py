@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from fnmatch import fnmatch
 
 import numpy as np
 import pytest
@@ -74,6 +75,13 @@ def test_released_checkpoint_survives_saving(recorded, tmp_path):
             assert json.loads((tmp_path / name / file).read_text()) == json.loads(
                 (recorded.root / name / file).read_text()
             )
+        for file in (
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+            "added_tokens.json",
+            "tokenizer.model",
+        ):
+            assert (tmp_path / name / file).read_bytes() == (recorded.root / name / file).read_bytes()
         again = load(tmp_path / name, dtype=torch.bfloat16)
         assert_same_policy(policy, again)
         assert not (tmp_path / name / "proprio_projector--50000_checkpoint.pt").exists()
@@ -186,6 +194,22 @@ def test_pickled_code_is_never_run(recorded, tmp_path):
     with pytest.raises(CheckpointError, match="plain tensors"):
         load(directory, unnorm_key="lift_pot_1k")
     assert not marker.exists()
+
+
+def test_hub_downloads_data_files_only(saved, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    asked = {}
+
+    def snapshot_download(repo_id, allow_patterns):
+        asked.update(repo_id=repo_id, allow_patterns=allow_patterns)
+        return str(saved)
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    load("someone/openvla-oft-libero")
+    assert asked["repo_id"] == "someone/openvla-oft-libero"
+    files = ("modeling.py", "pytorch_model.bin", "model.safetensors", "config.json", "tokenizer.model")
+    fetched = [name for name in files if any(fnmatch(name, pattern) for pattern in asked["allow_patterns"])]
+    assert fetched == ["model.safetensors", "config.json", "tokenizer.model"]
 
 
 def test_unknown_path_is_refused(tmp_path):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from policies.openvla_oft import OpenVLAOFT, OpenVLAOFTConfig
 from policies.openvla_oft.language import LanguageModel, SelfAttention
+from policies.openvla_oft.vision import sin_cos_positions
 
 
 def test_shape_dtype_and_size(tiny_policy, tiny_inputs):
@@ -15,6 +16,44 @@ def test_shape_dtype_and_size(tiny_policy, tiny_inputs):
     assert logits.shape == (3, 56, 256)
     assert logits.dtype == torch.float32
     assert 1e6 <= sum(p.numel() for p in tiny_policy.model.parameters()) <= 5e6
+
+
+def test_mixed_lengths_equal_single_prompts(tiny_policy, tiny_inputs):
+    with torch.no_grad():
+        together = tiny_policy.action_logits(tiny_inputs)
+        lengths = tiny_inputs["attention_mask"].sum(axis=1)
+        assert len(set(lengths)) > 1
+        for i, length in enumerate(lengths):
+            alone = {key: value[i : i + 1] for key, value in tiny_inputs.items()}
+            alone |= {key: alone[key][:, :length] for key in ("input_ids", "attention_mask")}
+            torch.testing.assert_close(tiny_policy.action_logits(alone)[0], together[i], atol=1e-5, rtol=0)
+
+
+def test_action_slots_are_added_where_actions_are_read(tiny_policy, tiny_inputs):
+    model, tensors = tiny_policy.model, tiny_policy.to_device(tiny_inputs)
+    with torch.no_grad():
+        embeds, _, first = model.multimodal_embeds(**tensors)
+        slots = model.action_slot_embeddings.clone()
+        model.action_slot_embeddings.zero_()
+        added = embeds - model.multimodal_embeds(**tensors)[0]
+    for row, start in zip(added, first, strict=True):
+        torch.testing.assert_close(row[start : start + 56], slots, atol=1e-5, rtol=0)
+        assert not row[:start].any()
+        assert not row[start + 56 :].any()
+
+
+def test_released_architecture_has_no_slot_embeddings():
+    model = OpenVLAOFT(OpenVLAOFTConfig.preset("tiny", action_slot_embeddings=False))
+    assert not any("slot" in name for name, _ in model.named_parameters())
+    assert not OpenVLAOFTConfig.preset("7b").action_slot_embeddings
+
+
+@pytest.mark.parametrize("dim", [64, 96, 70])
+def test_start_positions_tell_patches_apart(dim):
+    positions = sin_cos_positions(64, dim)
+    assert positions.shape == (1, 64, dim)
+    distances = torch.cdist(positions[0], positions[0]) + 10 * torch.eye(64)
+    assert distances.min() > 0.5
 
 
 def test_first_policy_is_nearly_uniform(tiny_policy, tiny_inputs):

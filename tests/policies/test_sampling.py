@@ -31,6 +31,23 @@ def test_generator_decides(logits):
     assert not torch.equal(draw[0], draw[2])
 
 
+def test_given_noise_decides_whatever_the_batch(logits):
+    log_probs = sampling.log_probs_from_logits(logits, 1.6)
+    uniforms = torch.rand(3, 5, generator=torch.Generator().manual_seed(2))
+    together = sampling.sample_by_inverse_cdf(log_probs, uniforms)
+    for i in range(3):
+        alone = sampling.sample_by_inverse_cdf(log_probs[i : i + 1], uniforms[i : i + 1])
+        assert torch.equal(alone[0], together[i])
+
+
+@pytest.mark.parametrize(("uniform", "bin_index"), [(0.0, 10), (0.499, 10), (0.501, 20), (1 - 2**-24, 20)])
+def test_extreme_noise_never_draws_an_impossible_bin(uniform, bin_index):
+    logits = torch.full((1, 1, 256), -torch.inf)
+    logits[..., [10, 20]] = 0.0
+    bins = sampling.sample_by_inverse_cdf(logits.log_softmax(-1), torch.tensor([[uniform]]))
+    assert bins.item() == bin_index
+
+
 def test_frequencies_match_probabilities():
     logits = torch.full((256,), -30.0)
     logits[[3, 100, 200]] = torch.tensor([1.0, 0.0, 2.0])

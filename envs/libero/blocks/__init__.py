@@ -1,1 +1,1 @@
-"""`libero_blocks`: tasks with primitive objects on LIBERO's engine. Needs none of LIBERO's downloadable assets."""
+"""`libero_blocks`: tasks with primitive objects on LIBERO's engine, without LIBERO's downloadable assets."""

@@ -16,8 +16,8 @@ from envs.libero.rendering import LIGHT_STYLE
 class LiberoBlocksEnv(LiberoEnv):
     """Tasks with cubes, a plate, a box and trays on a table; no downloaded asset.
 
-    Steps with the fast stepper by default: it is three times faster, and this suite has no published results
-    that depend on the last bits of robosuite's loop.
+    Steps with the fast stepper by default: about 0.4 against 1.6 ms per control step, and this suite has no
+    published results that depend on the last bits of robosuite's loop.
     """
 
     SUITE = tasks.SUITE

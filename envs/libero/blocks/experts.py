@@ -1,7 +1,8 @@
 """Scripted experts of `libero_blocks`: proportional control of the gripper towards moving targets.
 
-An expert is a function of the simulator's state with a short memory (which phase it is in). Its targets are funnels:
-the height aimed at depends on the horizontal distance left, so that a motion is smooth and has no stops.
+An expert is a function of the simulator's state with a short memory (which phase it is in). Its targets are
+funnels: the height aimed at depends on the horizontal distance left, so that motions are smooth and without
+stops.
 """
 
 from collections.abc import Callable
@@ -57,7 +58,11 @@ class Expert:
     def _funnel(self, goal: np.ndarray, hover: float) -> np.ndarray:
         """`goal` raised by up to `hover` metres while the gripper is horizontally away from it."""
         distance = np.linalg.norm(goal[:2] - self.eef[:2])
-        return goal + [0.0, 0.0, np.clip(_FUNNEL_SLOPE * (distance - _FUNNEL_RADIUS), 0.0, hover)]
+        return _raised(goal, np.clip(_FUNNEL_SLOPE * (distance - _FUNNEL_RADIUS), 0.0, hover))
+
+
+def _raised(position: np.ndarray, height: float) -> np.ndarray:
+    return position + np.array([0.0, 0.0, height])
 
 
 class PickExpert(Expert):
@@ -88,12 +93,12 @@ class PickPlaceExpert(PickExpert):
     """Grasps an object, carries it over a goal, sets it down and lets go."""
 
     def __init__(self, env: Any, target: str, goal: str, height: float):
-        """`height` is that of the grip site above the goal's position when the object is released, in metres."""
+        """`height` is that of the grip site above the goal at the release, in metres."""
         super().__init__(env, target)
         self.goal, self.height = goal, height
 
     def _after_grasp(self) -> tuple[np.ndarray, float]:
-        goal = self.position(self.goal) + [0.0, 0.0, self.height]
+        goal = _raised(self.position(self.goal), self.height)
         # The object need not sit in the middle of the fingers.
         goal[:2] += self.eef[:2] - self.position(self.object)[:2] if self._phase < 3 else 0.0
         carry = TABLE_HEIGHT + _CARRY_HEIGHT
@@ -105,7 +110,7 @@ class PickPlaceExpert(PickExpert):
             if np.linalg.norm(goal - self.eef) > 0.012:
                 return self._funnel(goal, max(carry - goal[2], 0.0)), CLOSE
             self._phase = 3
-        return goal + [0.0, 0.0, 0.01], OPEN
+        return _raised(goal, 0.01), OPEN
 
 
 class PushExpert(Expert):

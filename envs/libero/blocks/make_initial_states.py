@@ -1,7 +1,8 @@
 """Makes the stored initial states of `libero_blocks`: `python -m envs.libero.blocks.make_initial_states`.
 
-Each state is drawn by LIBERO's placement sampler from the regions of the BDDL file and robosuite's noise on the
-arm's posture, with its own seed; states whose objects leave no room for the fingers are redrawn.
+Each state is drawn with its own seed: objects by LIBERO's placement sampler from the regions of the BDDL
+file, the arm's posture with robosuite's noise. States whose objects leave no room for the fingers are
+redrawn.
 """
 
 import argparse
@@ -24,7 +25,7 @@ _SEEDS_PER_TASK = 100_000
 
 
 def make_initial_states(task: str, split: str, count: int) -> np.ndarray:
-    """Returns `count` settled states of a task, float64 [count, 1 + nq + nv]: time 0, qpos, zero velocities."""
+    """Returns settled states of a task, float64 [count, 1 + nq + nv]: time 0, qpos, zero velocities."""
     engine.load_engine()
     from envs.libero.chunk_stepper import FastChunkStepper
 

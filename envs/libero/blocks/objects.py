@@ -1,4 +1,7 @@
-"""Objects, gripper and arm of `libero_blocks`, registered with LIBERO and robosuite on import. Sizes in metres."""
+"""Objects, gripper and arm of `libero_blocks`; importing registers them with LIBERO and robosuite.
+
+Sizes are in metres.
+"""
 
 from pathlib import Path
 
@@ -90,8 +93,8 @@ class OrangeBar(_Block):
 
     def __init__(self, name: str, joints=_FREE_JOINT):
         super().__init__(name, joints)
-        # MuJoCo takes the larger friction of two geoms unless one has priority; with that of table and fingers,
-        # a bar that tilts by a degree wedges itself between them.
+        # MuJoCo takes the larger friction of two geoms unless one has priority; with that of table and
+        # fingers, a bar that tilts by a degree wedges itself between them.
         for geom in self._obj.iter("geom"):
             geom.set("priority", "1")
 

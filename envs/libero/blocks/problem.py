@@ -1,4 +1,4 @@
-"""LIBERO problem class of `libero_blocks`: a bare table, a Panda drawn by its collision hulls, light physics."""
+"""LIBERO problem class of `libero_blocks`: a bare table and a Panda drawn by its collision hulls."""
 
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -89,8 +89,8 @@ class Libero_Blocks_Manipulation(TASK_MAPPING["libero_tabletop_manipulation"]):
 def _lighten(xml_string: str) -> str:
     """Returns the model with the robot drawn by its collision hulls and without the meshes that nobody sees.
 
-    robosuite looks up visual geoms by name, so they stay as tiny hidden boxes. Inertias of the robot are explicit
-    in its XML and do not change.
+    robosuite looks up visual geoms by name, so they stay as tiny hidden boxes. Inertias of the robot are
+    explicit in its XML and do not change.
     """
     root = ET.fromstring(xml_string)
     root.find("option").set("timestep", str(MODEL_TIMESTEP))

@@ -10,7 +10,7 @@ CUBE_SIZE = 0.042  # metres
 TABLE_HEIGHT = 0.90  # metres
 INITIAL_STATES_FILE = Path(__file__).with_name("initial_states.npz")
 
-# Workspaces: all tasks of one workspace share one simulator model, so that only the instruction tells them apart.
+# Workspaces: all tasks of one share one simulator model, so that only the instruction tells them apart.
 CUBES, STACK = "cubes", "stack"
 
 # name, instruction, workspace, step limit in control steps at 20 Hz (a multiple of 8)

@@ -14,6 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -76,6 +77,15 @@ def _sample(env_runner, requests_of: dict[int, list[GroupRequest]], weights_seq_
         return SampleResult([], None, error=f"{type(error).__name__}: {error}")
 
 
+def _without_nan(results: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out the metrics that got no value in this iteration."""
+    return {
+        name: _without_nan(value) if isinstance(value, dict) else value
+        for name, value in results.items()
+        if isinstance(value, dict) or value == value
+    }
+
+
 class GRPO(Algorithm):
     """GRPO on groups of simulated trajectories."""
 
@@ -126,6 +136,8 @@ class GRPO(Algorithm):
         results = super().step()
         if not self._updated_this_iteration:
             results.pop(LEARNER_RESULTS, None)  # the metrics logger would report NaN for what was not logged
+        if ENV_RUNNER_RESULTS in results:  # likewise, when the groups carried over were enough
+            results[ENV_RUNNER_RESULTS] = _without_nan(results[ENV_RUNNER_RESULTS])
         if self._results_at_start is not None:
             results["evaluation_at_start"] = self._results_at_start
         return results
@@ -227,8 +239,11 @@ class GRPO(Algorithm):
 
     def _update(self, groups: list[StoredGroup]) -> None:
         cfg = self.config
-        num_trajectories = len(groups) // max(1, cfg.num_learners) * cfg.group_size
-        minibatch_size = min(cfg.minibatch_size or num_trajectories, num_trajectories)
+        num_learners = max(1, cfg.num_learners)
+        num_trajectories = len(groups) // num_learners * cfg.group_size  # of one learner
+        minibatch_size = min(
+            -(-cfg.minibatch_size // num_learners) if cfg.minibatch_size else num_trajectories, num_trajectories
+        )
         results = self.learner_group.update(
             episodes_refs=[group.episodes for group in groups],
             timesteps={
@@ -250,6 +265,17 @@ class GRPO(Algorithm):
                 self.env_runner.weights_seq_no = self.num_updates
             else:
                 self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
+
+    def ensure_current_weights(self) -> None:
+        """Brings runners up to date that were restarted between two calls and hold the initial weights."""
+        seq_no = self.num_updates
+        if not all(
+            self.env_runner_group.foreach_env_runner(
+                lambda env_runner: env_runner.weights_seq_no == seq_no,
+                local_env_runner=self.env_runner_group.num_remote_env_runners() == 0,
+            )
+        ):
+            self._sync_weights()
 
     def _shares_module(self) -> bool:
         """Whether runner and learner live in this process and use one copy of the model."""
@@ -285,7 +311,7 @@ class GRPO(Algorithm):
 
     def _sampled(self, key: str | tuple[str, ...]) -> float:
         path = (ENV_RUNNER_RESULTS, *((key,) if isinstance(key, str) else key))
-        return float(self.metrics.peek(path, default=0))
+        return float(np.nan_to_num(self.metrics.peek(path, default=0)))  # NaN: nothing was sampled this time
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -325,4 +351,9 @@ class GRPO(Algorithm):
     @override(Algorithm)
     def restore_from_path(self, path, *args, **kwargs) -> None:
         super().restore_from_path(path, *args, **kwargs)
+        # Another run's checkpoint (population-based training) may have the version number that the runners hold
+        # now, and yet other weights: they must take these over.
+        self.env_runner_group.foreach_env_runner(
+            lambda env_runner: env_runner.forget_weights_version(), local_env_runner=True
+        )
         self._sync_weights()

@@ -168,8 +168,8 @@ class GRPOConfig(AlgorithmConfig):
             micro_batch_size: Model calls per forward and backward pass; bounds memory, does not change gradients.
                 None: the whole minibatch at once.
             max_consecutive_nonfinite_updates: The run stops after this many skipped optimizer steps in a row.
-            **kwargs: RLlib's own settings: `lr`, `grad_clip`, `minibatch_size` (in trajectories), `num_epochs`,
-                `shuffle_batch_per_epoch`, ...
+            **kwargs: RLlib's own settings: `lr`, `grad_clip`, `minibatch_size` (in trajectories, over all learners
+                together), `num_epochs`, `shuffle_batch_per_epoch`, ...
         """
         super().training(**kwargs)
         settings = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}

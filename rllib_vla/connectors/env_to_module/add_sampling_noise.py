@@ -17,7 +17,8 @@ def sampling_uniforms(*, seed: int, group_id: int, member: int, call: int, num_t
     They depend on the arguments only (counter-based Philox generator): not on batch composition, timing, the number
     of simulators, or on how often a run was interrupted.
     """
-    generator = np.random.Generator(np.random.Philox(key=seed, counter=[group_id, member, call, 0]))
+    # The generator counts up the lowest word: it stays free, or neighbouring groups would share shifted noise.
+    generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, group_id, member, call]))
     return generator.random(num_tokens, dtype=np.float32)
 
 

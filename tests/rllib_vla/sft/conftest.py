@@ -1,10 +1,15 @@
-"""Small demonstration files in LIBERO's layout."""
+"""Small demonstration files in LIBERO's layout, and a very small policy."""
 
 import json
 
 import h5py
 import numpy as np
 import pytest
+import torch
+
+from policies.openvla_oft import OpenVLAOFTConfig, OpenVLAOFTPolicy, VisionTowerConfig
+from rllib_vla.sft.dataset import demonstration_statistics
+from rllib_vla.sft.demonstrations import load_demonstrations
 
 
 def write_demo_file(path, instruction, lengths, *, size=16, seed=0):
@@ -21,6 +26,8 @@ def write_demo_file(path, instruction, lengths, *, size=16, seed=0):
             actions[:, 6] = np.where(np.arange(length) < length // 2, -1.0, 1.0)
             demo["actions"] = actions
             demo["obs/agentview_rgb"] = upright[:, ::-1, ::-1]
+            demo["obs/ee_states"] = rng.normal(size=(length, 6))
+            demo["obs/gripper_states"] = rng.normal(size=(length, 2))
             demo.attrs["num_samples"] = length
     return path
 
@@ -31,3 +38,28 @@ def demos_dir(tmp_path):
     write_demo_file(tmp_path / "push_demo.hdf5", "push the cube", [10 + i for i in range(12)], seed=1)
     write_demo_file(tmp_path / "lift_demo.hdf5", "lift the cube", [12, 9, 20], seed=2)
     return tmp_path
+
+
+def make_policy(demonstrations, **overrides):
+    """A very small policy with random weights and the demonstrations' statistics."""
+    tower = {"embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_dim": 32}
+    sizes = {"featurizer": VisionTowerConfig(**tower), "fused_featurizer": VisionTowerConfig(**tower)}
+    sizes |= {"image_size": 16, "patch_size": 8, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2}
+    config = OpenVLAOFTConfig.preset("tiny", **(sizes | overrides))
+    torch.manual_seed(0)
+    return OpenVLAOFTPolicy.from_scratch(
+        config, [d.instruction for d in demonstrations], {"blocks": demonstration_statistics(demonstrations)}, "blocks"
+    )
+
+
+@pytest.fixture
+def demonstrations(demos_dir):
+    """All demonstrations of both tasks."""
+    return load_demonstrations(demos_dir, ["lift", "push"])
+
+
+@pytest.fixture
+def policy(demonstrations):
+    """A very small policy for them."""
+    return make_policy(demonstrations)

@@ -73,7 +73,7 @@ def drop_instruction(demo):
     [
         (damage_actions, "demo_1/actions is not finite at step 5"),
         (damage_length, "demo_1 has 9 frames for 8 actions"),
-        (damage_camera, r"demo_1/obs has no 'agentview_rgb'; it has \['other_rgb'\]"),
+        (damage_camera, r"demo_1/obs has no 'agentview_rgb'; it has \['ee_states', 'gripper_states', 'other_rgb'\]"),
         (damage_dtype, "is float32 .* expected uint8"),
         (drop_actions, "demo_1 has no 'actions'"),
         (drop_instruction, "no 'language_instruction'"),

@@ -1,0 +1,57 @@
+import importlib.metadata
+import os
+import subprocess
+import sys
+
+import pytest
+
+from envs.libero import engine
+
+
+@pytest.mark.parametrize(("package", "version"), [("mujoco", "3.4.0"), ("mujoco", "3.2.7"), ("robosuite", "1.5.2")])
+def test_other_versions_are_refused(monkeypatch, package, version):
+    installed = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version if name == package else installed(name))
+    with pytest.raises(engine.EngineError, match=rf"{package} {version}.*pip install"):
+        engine.check_versions()
+
+
+def test_missing_package_says_how_to_install_it(monkeypatch):
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with pytest.raises(engine.EngineError, match=r"mujoco is not installed.*pip install"):
+        engine.check_versions()
+
+
+def test_processes_started_together_load_without_prompt_or_shared_files(tmp_path):
+    code = (
+        "import os, logging; from envs.libero import engine; engine.load_engine(); "
+        "import libero.libero.envs; "
+        "assert 'LIBERO_CONFIG_PATH' not in os.environ; "
+        "handlers = logging.getLogger('robosuite_logs').handlers; assert not handlers, handlers"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "LIBERO_CONFIG_PATH"}
+    environment["HOME"] = str(tmp_path)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+        assert output == ""
+    assert not (tmp_path / ".libero").exists()
+
+
+def test_assets_path_must_be_a_directory(tmp_path):
+    with pytest.raises(FileNotFoundError, match="LIBERO assets"):
+        engine.set_assets_path(tmp_path / "missing")

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+
+import envs
+from rllib_vla.env_runners.simulator import Request, Simulator
+from tests.rllib_vla.toy import SUITE
+
+SCENES = envs.list_scenes(SUITE, "train")
+
+
+def chunks_for(slot: int, num_calls: int = 3) -> np.ndarray:
+    return np.random.default_rng(slot).uniform(-1, 1, (num_calls, 8, 7)).astype(np.float32)
+
+
+def same(a, b) -> bool:
+    equal_observation = (a.observation is None) == (b.observation is None) and (
+        a.observation is None or all(np.array_equal(a.observation[k], b.observation[k]) for k in a.observation)
+    )
+    outcome = ("success", "done", "num_control_steps")
+    return equal_observation and all(getattr(a, name) == getattr(b, name) for name in outcome)
+
+
+def play_alone(scene, chunks):
+    simulator = Simulator(SUITE, {})
+    replies = simulator.execute([Request(0, scene=scene)])
+    for chunk in chunks:
+        replies += simulator.execute([Request(0, chunk=chunk)])
+        if replies[-1].done:
+            break
+    return replies
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
+def test_interleaved_slots_equal_playing_one_by_one(order):
+    scenes = {0: SCENES[0], 1: SCENES[0], 2: SCENES[7]}  # two slots share a scene
+    alone = {slot: play_alone(scene, chunks_for(slot)) for slot, scene in scenes.items()}
+    simulator = Simulator(SUITE, {})
+    replies = dict(
+        zip(order, ([r] for r in simulator.execute([Request(s, scene=scenes[s]) for s in order])), strict=True)
+    )
+    for call in range(3):
+        live = [slot for slot in order if not replies[slot][-1].done]
+        for slot, reply in zip(
+            live, simulator.execute([Request(s, chunk=chunks_for(s)[call]) for s in live]), strict=True
+        ):
+            replies[slot].append(reply)
+    for slot, expected in alone.items():
+        assert len(expected) == len(replies[slot]) > 1
+        assert all(same(a, b) for a, b in zip(expected, replies[slot], strict=True))
+
+
+def test_a_slot_can_be_restarted_in_the_middle():
+    simulator = Simulator(SUITE, {})
+    simulator.execute([Request(0, scene=SCENES[0])])
+    simulator.execute([Request(0, chunk=chunks_for(5)[0])])
+    simulator.execute([Request(0, scene=SCENES[0])])
+    reply = simulator.execute([Request(0, chunk=chunks_for(0)[0])])[0]
+    assert same(reply, play_alone(SCENES[0], chunks_for(0))[1])
+
+
+def test_cached_initial_states_equal_a_reset():
+    simulator = Simulator(SUITE, {})
+    for _ in range(2):
+        simulator.execute([Request(0, scene=SCENES[3]), Request(1, scene=SCENES[4])])
+        simulator.execute([Request(0, chunk=chunks_for(9)[0])])
+    fresh = Simulator(SUITE, {}).execute([Request(0, scene=SCENES[3])])[0]
+    assert same(simulator.execute([Request(2, scene=SCENES[3])])[0], fresh)
+
+
+def test_step_limit_ends_without_success_and_without_observation():
+    idle = np.zeros((3, 8, 7), np.float32)
+    replies = play_alone(SCENES[0], idle)
+    assert [r.num_control_steps for r in replies] == [0, 8, 8, 8]
+    assert [r.done for r in replies] == [False, False, False, True]
+    assert not replies[-1].success
+    assert replies[-1].observation is None
+    assert replies[-2].observation is not None
+
+
+def test_frames_are_returned_on_request():
+    simulator = Simulator(SUITE, {})
+    assert simulator.execute([Request(0, scene=SCENES[0])])[0].frame is None
+    start, step = (
+        simulator.execute([request], record_frames=True)[0]
+        for request in (Request(1, scene=SCENES[0]), Request(1, chunk=chunks_for(0)[0]))
+    )
+    assert start.frame.dtype == np.uint8
+    assert not np.array_equal(start.frame, step.frame)
