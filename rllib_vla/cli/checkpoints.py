@@ -47,6 +47,11 @@ def checkpoints_newest_first(trial_dir: Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
+def checkpoint_number(path: Path) -> int:
+    """Returns the number in a checkpoint directory's name."""
+    return int(_NAME.match(path.name)[1])
+
+
 def newest_valid_checkpoint(trial_dir: Path, *, manifest_required: bool = False) -> tuple[Path | None, list[str]]:
     """Returns the newest complete checkpoint of a trial and why newer ones were passed over."""
     reasons = []

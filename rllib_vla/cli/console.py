@@ -24,6 +24,8 @@ _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # `InterruptCallback` handles Ctrl-C.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # Snapshots of the experiment (seconds): what a crash may cost.
+    "TUNE_GLOBAL_CHECKPOINT_S": "5",
     # The output engine that can be silent.
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",

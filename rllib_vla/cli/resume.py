@@ -11,7 +11,8 @@ from ray.train._internal.session import _TrainingResult
 from ray.tune import Callback, Checkpoint, ResumeConfig, Tuner
 from ray.tune.experiment import Trial
 
-from rllib_vla.cli.checkpoints import check_checkpoint, checkpoints_newest_first, find_trials
+from rllib_vla.cli.checkpoint_results import read_checkpoint_result
+from rllib_vla.cli.checkpoints import check_checkpoint, checkpoint_number, checkpoints_newest_first, find_trials
 from rllib_vla.cli.driver_hooks import is_met
 from rllib_vla.cli.problems import InputError, readable_path
 from rllib_vla.logging.result_view import read_results
@@ -47,7 +48,12 @@ class UseValidCheckpoints(Callback):
         if not trial_dir.is_dir():
             return
         newest = None
-        for path in checkpoints_newest_first(trial_dir):
+        on_disk = checkpoints_newest_first(trial_dir)
+        if on_disk:
+            # Tune goes on counting from its snapshot, and would write over checkpoints that are newer than that.
+            index = max(trial.storage.current_checkpoint_index, checkpoint_number(on_disk[0]))
+            trial.storage.current_checkpoint_index = index
+        for path in on_disk:
             message = check_checkpoint(path, manifest_required=self._manifest_required)
             if message is None:
                 newest = path
@@ -60,7 +66,9 @@ class UseValidCheckpoints(Callback):
             latest = None
         else:
             known = {Path(result.checkpoint.path): result for result in whole}
-            latest = known.get(newest) or _TrainingResult(Checkpoint(str(newest)), metrics={})
+            latest = known.get(newest) or _TrainingResult(
+                Checkpoint(str(newest)), metrics=read_checkpoint_result(newest)
+            )
             if latest not in whole:
                 whole.append(latest)
         manager._checkpoint_results = whole

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from rllib_vla.cli import driver_hooks
 from rllib_vla.cli.algorithms import OWN_ALGORITHMS
+from rllib_vla.cli.checkpoint_results import RecordCheckpointResults
 from rllib_vla.cli.experiment import Experiment
 from rllib_vla.cli.interrupt import InterruptCallback
 from rllib_vla.cli.problems import InputError, readable_path
@@ -26,7 +27,7 @@ from rllib_vla.logging.progress import ProgressCallback
 
 # Files reach the experiment directory this often (seconds); Tune's default of five minutes would show TensorBoard
 # old curves and lose as much when the machine dies.
-_SYNC_PERIOD_S = 10
+_SYNC_PERIOD_S = 5
 
 
 @dataclasses.dataclass
@@ -133,7 +134,7 @@ def _run(experiment: Experiment, directory: str, options: RunOptions, console: C
     say = partial(console.print, highlight=False, soft_wrap=True)
     progress = ProgressCallback(console, experiment.stop)
     interrupt = InterruptCallback(say)
-    hooks: list[tune.Callback] = [interrupt, progress]
+    hooks: list[tune.Callback] = [RecordCheckpointResults(), interrupt, progress]
     if options.resume:
         hooks.append(UseValidCheckpoints(say, manifest_required=experiment.run in OWN_ALGORITHMS))
         tuner = _restored_tuner(experiment, path)
@@ -145,10 +146,7 @@ def _run(experiment: Experiment, directory: str, options: RunOptions, console: C
             results = tuner.fit()
     finally:
         progress.close()
-    metrics_of = {
-        Path(checkpoint.path): metrics for result in results for checkpoint, metrics in result.best_checkpoints or []
-    }
-    print_summary(path, console, metrics_of, interrupted=interrupt.interrupted)
+    print_summary(path, console, interrupted=interrupt.interrupted)
     if interrupt.interrupted:
         return 130
     return 1 if results.num_errors else 0

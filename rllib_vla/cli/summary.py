@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from rllib_vla.cli.checkpoint_results import read_checkpoint_result
 from rllib_vla.cli.checkpoints import check_checkpoint, checkpoints_newest_first, find_trials
 from rllib_vla.cli.problems import readable_path
 from rllib_vla.logging.result_view import (
@@ -41,13 +42,8 @@ class TrialSummary:
     best_checkpoint: Path | None
 
 
-def summarize_trial(directory: Path, metrics_of: dict[Path, dict[str, Any]]) -> TrialSummary:
-    """Reads a trial's results and checkpoints from its directory.
-
-    Args:
-        directory: Trial directory.
-        metrics_of: Checkpoint -> result of the iteration it was written in.
-    """
+def summarize_trial(directory: Path) -> TrialSummary:
+    """Reads a trial's results and checkpoints from its directory."""
     results = read_results(directory)
     scores = _scores(results, evaluation_score) or _scores(results, training_score)
     last = results[-1] if results else {}
@@ -57,30 +53,23 @@ def summarize_trial(directory: Path, metrics_of: dict[Path, dict[str, Any]]) -> 
         seconds=number(last, "time_total_s") or 0.0,
         best=max(scores, key=lambda score: score[1], default=None),
         last=scores[-1] if scores else None,
-        best_checkpoint=_best_checkpoint(directory, metrics_of),
+        best_checkpoint=_best_checkpoint(directory),
     )
 
 
-def print_summary(
-    experiment_path: str,
-    console: Console,
-    metrics_of: dict[Path, dict[str, Any]],
-    *,
-    interrupted: bool,
-) -> None:
+def print_summary(experiment_path: str, console: Console, *, interrupted: bool) -> None:
     """Prints what an experiment reached and the next commands.
 
     Args:
         experiment_path: Directory of the experiment, or its remote URI.
         console: Where to print.
-        metrics_of: Checkpoint -> result of the iteration it was written in.
         interrupted: Whether the user stopped the experiment.
     """
     experiment_dir = Path(experiment_path)
     if not experiment_dir.is_dir():
         console.print(f"Results: {experiment_path}", highlight=False)
         return
-    trials = [summarize_trial(path, metrics_of) for path in _trial_directories(experiment_dir)]
+    trials = [summarize_trial(path) for path in _trial_directories(experiment_dir)]
     trials.sort(key=lambda trial: trial.best[1] if trial.best else float("-inf"), reverse=True)
     console.rule("interrupted" if interrupted else "finished", style="dim")
     for trial in trials:
@@ -114,9 +103,9 @@ def _scores(results: list[dict[str, Any]], score_of: Any) -> list[tuple[str, flo
     return [(*score, iteration) for score, iteration in found if score is not None]
 
 
-def _best_checkpoint(directory: Path, metrics_of: dict[Path, dict[str, Any]]) -> Path | None:
+def _best_checkpoint(directory: Path) -> Path | None:
     complete = [path for path in checkpoints_newest_first(directory) if check_checkpoint(path) is None]
-    scores = [(evaluation_score(flatten(metrics_of.get(path, {}))), path) for path in complete]
+    scores = [(evaluation_score(flatten(read_checkpoint_result(path))), path) for path in complete]
     scored = [(score[1], path) for score, path in scores if score is not None]
     # The newest of the best: the list runs from new to old, and `max` keeps the first.
     return max(scored, key=lambda item: item[0])[1] if scored else next(iter(complete), None)

@@ -61,7 +61,7 @@ def test_resume_passes_over_damaged_checkpoints(tmp_path):
     trial = SimpleNamespace(
         trial_id="t",
         status=Trial.PENDING,
-        storage=SimpleNamespace(trial_fs_path=str(tmp_path)),
+        storage=SimpleNamespace(trial_fs_path=str(tmp_path), current_checkpoint_index=0),
         run_metadata=SimpleNamespace(checkpoint_manager=manager),
         invalidate_json_state=lambda: None,
     )
@@ -71,5 +71,6 @@ def test_resume_passes_over_damaged_checkpoints(tmp_path):
     assert manager._latest_checkpoint_result is known[1]
     assert manager._checkpoint_results == known[:2]
     assert (tmp_path / "checkpoint_000002.damaged").is_dir()
+    assert trial.storage.current_checkpoint_index == 2  # nothing on the disk is written over
     assert "Passed over" in said[0]
     assert "checkpoint_000001" in said[1]
