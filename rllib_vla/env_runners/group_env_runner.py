@@ -1,7 +1,7 @@
 """RLlib EnvRunner that collects groups of trajectories from simulator actors."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -70,13 +70,16 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
 
     # --- what the algorithm calls ------------------------------------------------------------------------------
 
-    def sample_groups(self, requests: list[GroupRequest]) -> list[CollectedGroup]:
+    def sample_groups(
+        self, requests: list[GroupRequest], on_group: Callable[[CollectedGroup], None] | None = None
+    ) -> list[CollectedGroup]:
         """Collects the requested groups and returns those that the group pipeline keeps.
 
         Groups that lost a member to a simulator failure are dropped and counted.
 
         Args:
             requests: Groups to collect.
+            on_group: Called with every group as it is completed, before any filtering.
 
         Raises:
             AllSimulatorsFailedError: If the simulators do nothing but fail.
@@ -95,6 +98,8 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
             if group_id not in lost:
                 group = groups.setdefault(group_id, CollectedGroup(member.request, self.weights_seq_no))
                 group.episodes.append(member.episode)
+                if on_group is not None and len(group.episodes) == group.request.size:
+                    on_group(group)
 
         complete = [group for group_id, group in groups.items() if len(group.episodes) == requests[0].size]
         for group in complete:  # members finish in any order; a group reads the same on every run
@@ -104,7 +109,9 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         self._log_sampling(finished, complete, len(lost))
         return self._filter_groups(complete)
 
-    def sample_group_refs(self, requests: list[GroupRequest]) -> list[tuple[ray.ObjectRef, int, int, int]]:
+    def sample_group_refs(
+        self, requests: list[GroupRequest], on_group: Callable[[CollectedGroup], None] | None = None
+    ) -> list[tuple[ray.ObjectRef, int, int, int]]:
         """Like `sample_groups`, but leaves each group in the object store.
 
         Returns:
@@ -117,7 +124,7 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
                 group.weights_seq_no,
                 sum(len(episode) for episode in group.episodes),
             )
-            for group in self.sample_groups(requests)
+            for group in self.sample_groups(requests, on_group)
         ]
 
     def evaluate_scenes(

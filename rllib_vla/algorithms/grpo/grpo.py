@@ -11,6 +11,7 @@ high rollout temperature keep exploration alive. This file holds `GRPO`, the tra
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +35,10 @@ from envs import list_scenes
 from rllib_vla import metrics as names
 from rllib_vla.algorithms.grpo.grpo_config import GRPOConfig
 from rllib_vla.checkpoints import verify_checkpoint, write_manifest
-from rllib_vla.env_runners.group import GroupRequest
+from rllib_vla.env_runners.group import CollectedGroup, GroupRequest
 from rllib_vla.env_runners.scene_sampler import SceneSampler
 from rllib_vla.evaluation.in_training import evaluate_on_env_runners
+from rllib_vla.logging.iteration_progress import IterationProgress
 
 logger = logging.getLogger("ray.rllib")
 
@@ -64,12 +66,17 @@ class SampleResult:
     error: str | None = None
 
 
-def _sample(env_runner, requests_of: dict[int, list[GroupRequest]], weights_seq_no: int) -> SampleResult:
+def _sample(
+    env_runner,
+    requests_of: dict[int, list[GroupRequest]],
+    weights_seq_no: int,
+    on_group: Callable[[CollectedGroup], None] | None = None,
+) -> SampleResult:
     """Runs on the environment runner. Errors are returned, not raised: RLlib would restart the runner silently."""
     if env_runner.weights_seq_no != weights_seq_no:
         return SampleResult([], None, is_stale=True)
     try:
-        groups = env_runner.sample_group_refs(requests_of.get(env_runner.worker_index, []))
+        groups = env_runner.sample_group_refs(requests_of.get(env_runner.worker_index, []), on_group)
         return SampleResult(groups, env_runner.get_metrics())
     except Exception as error:
         logger.exception("Sampling failed; the simulators are rebuilt.")
@@ -123,6 +130,7 @@ class GRPO(Algorithm):
         self.carried_over: deque[StoredGroup] = deque()
         self.num_updates = 0  # equals the learner's and the runners' weights_seq_no
         self._failed_rounds = 0
+        self._progress = IterationProgress(self.logdir)
         self._updated_this_iteration = False
         self._results_at_start: dict[str, Any] | None = None
         if self._shares_module():
@@ -146,9 +154,11 @@ class GRPO(Algorithm):
     def training_step(self) -> None:
         """Collects groups with contrast, makes one pass of minibatch steps over them, and syncs the weights."""
         start = time.perf_counter()
+        self._progress.start_iteration(self.iteration + 1, self.config.num_groups_per_train_batch)
         groups = self._collect_groups()
         self._updated_this_iteration = bool(groups)
         sampled = time.perf_counter()
+        self._progress.start_phase("update")
         if groups:
             self._update(groups)
         updated = time.perf_counter()
@@ -168,6 +178,7 @@ class GRPO(Algorithm):
         Returns:
             Success rate overall and per task, mean length, number of trajectories, seconds; see `docs/metrics.md`.
         """
+        self._progress.start_phase("evaluate")
         return evaluate_on_env_runners(self)
 
     # --- sampling -----------------------------------------------------------------------------------------------------
@@ -182,6 +193,7 @@ class GRPO(Algorithm):
         while len(pool) < target and rounds < cfg.max_sampling_rounds:
             pool += self._sampling_round(cfg.num_groups_per_sampling_round or target)
             rounds += 1
+            self._progress.groups_kept(len(pool))
         self.carried_over.extend(pool[target:])
         self.metrics.log_value((names.SAMPLING_RESULTS, names.NUM_SAMPLING_ROUNDS), rounds, window=1)
         self.metrics.log_value((names.SAMPLING_RESULTS, names.NUM_GROUPS_STALE), num_stale, window=1)
@@ -209,8 +221,10 @@ class GRPO(Algorithm):
             for i, request in enumerate(self.scene_sampler.draw(num_groups)):
                 requests_of[workers[i % len(workers)]].append(request)
         seq_no = self.num_updates
+        # Only a local runner can report while it samples: the callback would drag the algorithm along to a remote one.
+        on_group = self._progress.group_finished if is_local else None
         results: list[SampleResult] = group.foreach_env_runner(
-            lambda env_runner: _sample(env_runner, requests_of, seq_no),
+            lambda env_runner: _sample(env_runner, requests_of, seq_no, on_group),
             local_env_runner=is_local,
             timeout_seconds=self.config.sample_timeout_s,
         )
