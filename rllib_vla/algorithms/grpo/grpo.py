@@ -11,6 +11,7 @@ high rollout temperature keep exploration alive. This file holds `GRPO`, the tra
 import logging
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,10 +178,11 @@ class GRPO(Algorithm):
         cfg = self.config
         target = cfg.num_groups_per_train_batch
         num_stale = self._drop_stale_groups()
-        pool, self.carried_over = list(self.carried_over), deque()
+        pool, self.carried_over = self._available(self.carried_over), deque()
         rounds = 0
         while len(pool) < target and rounds < cfg.max_sampling_rounds:
             pool += self._sampling_round(cfg.num_groups_per_sampling_round or target)
+            pool = self._available(pool)
             rounds += 1
         self.carried_over.extend(pool[target:])
         self.metrics.log_value((names.SAMPLING_RESULTS, names.NUM_SAMPLING_ROUNDS), rounds, window=1)
@@ -191,6 +193,19 @@ class GRPO(Algorithm):
         usable = per_learner * max(1, cfg.num_learners)
         self.carried_over.extendleft(reversed(pool[usable:]))
         return pool[:usable]
+
+    def _available(self, groups: Iterable[StoredGroup]) -> list[StoredGroup]:
+        """Leaves out groups that are lost: objects go with the runner that put them into the object store."""
+        if self.env_runner_group.num_remote_env_runners() == 0:
+            return list(groups)
+        available = []
+        for group in groups:
+            try:
+                ray.get(group.episodes)  # a view of shared memory, not a copy
+                available.append(group)
+            except ray.exceptions.RayError as error:
+                logger.warning(f"Group {group.group_id} is lost with its environment runner: {type(error).__name__}")
+        return available
 
     def _drop_stale_groups(self) -> int:
         oldest = self.num_updates - self.config.max_group_staleness
@@ -323,7 +338,8 @@ class GRPO(Algorithm):
             "num_updates": self.num_updates,
             "results_at_start": self._results_at_start,
             "carried_over": [
-                (ray.get(g.episodes), g.group_id, g.weights_seq_no, g.num_model_calls) for g in self.carried_over
+                (ray.get(g.episodes), g.group_id, g.weights_seq_no, g.num_model_calls)
+                for g in self._available(self.carried_over)
             ],
         }
         return state
