@@ -43,6 +43,8 @@ logger = logging.getLogger("ray.rllib")
 
 # Consecutive sampling rounds in which every environment runner failed, after which the run stops with the cause.
 MAX_FAILED_ROUNDS = 3
+# Seconds to wait for the first of them to come back after all died.
+MAX_RESTART_S = 120.0
 
 
 @dataclass
@@ -248,7 +250,16 @@ class GRPO(Algorithm):
                 f"No environment runner could sample in {self._failed_rounds} rounds in a row. Cause: {cause}"
             )
         logger.error(f"No environment runner could sample in this round: {cause}")
+        # A runner that died needs seconds to come back (imports, model); failing rounds meanwhile prove nothing.
+        deadline = time.monotonic() + MAX_RESTART_S
         self.restore_env_runners(self.env_runner_group)
+        while not self._has_runner() and time.monotonic() < deadline:
+            time.sleep(1.0)
+            self.restore_env_runners(self.env_runner_group)
+
+    def _has_runner(self) -> bool:
+        group = self.env_runner_group
+        return group.num_remote_env_runners() == 0 or group.num_healthy_remote_env_runners() > 0
 
     # --- learning -----------------------------------------------------------------------------------------------------
 
