@@ -253,6 +253,9 @@ class GRPOConfig(AlgorithmConfig):
     def validate(self) -> None:
         if isinstance(self.env, str):
             tune.register_env(self.env, lambda env_context: envs.make_env(self.env, **env_context))
+        if self.num_env_runners:
+            # A runner in the main process would hold a model and simulators that nobody uses.
+            self.create_local_env_runner = False
         super().validate()
         self._validate_numbers()
         self._validate_environment()
