@@ -106,6 +106,8 @@ class GRPOConfig(AlgorithmConfig):
         self.clip_actions = False
         self.delay_between_env_runner_restarts_s = 1.0
         self.torch_skip_nan_gradients = True  # the learner itself skips non-finite steps as a whole
+        # The towers' last blocks and SigLIP's pooling head are loaded but not computed: they get no gradient.
+        self.torch_ddp_kwargs = {"find_unused_parameters": True}
         self.log_sys_usage = False
         self.seed = 0
         # fmt: on
