@@ -51,6 +51,7 @@ def assert_runner_is_current(algorithm):
 def kill_runner(algorithm, *, wait_until_back: bool):
     actor = algorithm.env_runner_group._worker_manager.actors()[1]
     ray.kill(actor, no_restart=False)
+    time.sleep(2.0)  # the old process answers until the kill reaches it
     deadline = time.monotonic() + 60
     while wait_until_back:
         try:
