@@ -233,6 +233,7 @@ class ActorSimulatorPool:
         self._consecutive_failures += 1
         ray.kill(self._actors[simulator])
         if self._consecutive_failures >= self._max_consecutive_failures:
+            self._in_flight.clear()  # else `drain` would wait for what will not come
             raise AllSimulatorsFailedError(
                 f"{self._consecutive_failures} simulator failures in a row without a single executed chunk. "
                 f"The last one: {cause}"

@@ -11,7 +11,11 @@ high rollout temperature keep exploration alive. This file holds `GRPO`, the tra
 import logging
 import time
 from collections import deque
+<<<<<<< HEAD
 from collections.abc import Callable
+=======
+from collections.abc import Iterable
+>>>>>>> tests2
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +48,8 @@ logger = logging.getLogger("ray.rllib")
 
 # Consecutive sampling rounds in which every environment runner failed, after which the run stops with the cause.
 MAX_FAILED_ROUNDS = 3
+# Seconds to wait for the first of them to come back after all died.
+MAX_RESTART_S = 120.0
 
 
 @dataclass
@@ -188,10 +194,11 @@ class GRPO(Algorithm):
         cfg = self.config
         target = cfg.num_groups_per_train_batch
         num_stale = self._drop_stale_groups()
-        pool, self.carried_over = list(self.carried_over), deque()
+        pool, self.carried_over = self._available(self.carried_over), deque()
         rounds = 0
         while len(pool) < target and rounds < cfg.max_sampling_rounds:
             pool += self._sampling_round(cfg.num_groups_per_sampling_round or target)
+            pool = self._available(pool)
             rounds += 1
             self._progress.groups_kept(len(pool))
         self.carried_over.extend(pool[target:])
@@ -203,6 +210,19 @@ class GRPO(Algorithm):
         usable = per_learner * max(1, cfg.num_learners)
         self.carried_over.extendleft(reversed(pool[usable:]))
         return pool[:usable]
+
+    def _available(self, groups: Iterable[StoredGroup]) -> list[StoredGroup]:
+        """Leaves out groups that are lost: objects go with the runner that put them into the object store."""
+        if self.env_runner_group.num_remote_env_runners() == 0:
+            return list(groups)
+        available = []
+        for group in groups:
+            try:
+                ray.get(group.episodes)  # a view of shared memory, not a copy
+                available.append(group)
+            except ray.exceptions.RayError as error:
+                logger.warning(f"Group {group.group_id} is lost with its environment runner: {type(error).__name__}")
+        return available
 
     def _drop_stale_groups(self) -> int:
         oldest = self.num_updates - self.config.max_group_staleness
@@ -247,7 +267,16 @@ class GRPO(Algorithm):
                 f"No environment runner could sample in {self._failed_rounds} rounds in a row. Cause: {cause}"
             )
         logger.error(f"No environment runner could sample in this round: {cause}")
+        # A runner that died needs seconds to come back (imports, model); failing rounds meanwhile prove nothing.
+        deadline = time.monotonic() + MAX_RESTART_S
         self.restore_env_runners(self.env_runner_group)
+        while not self._has_runner() and time.monotonic() < deadline:
+            time.sleep(1.0)
+            self.restore_env_runners(self.env_runner_group)
+
+    def _has_runner(self) -> bool:
+        group = self.env_runner_group
+        return group.num_remote_env_runners() == 0 or group.num_healthy_remote_env_runners() > 0
 
     # --- learning -----------------------------------------------------------------------------------------------------
 
@@ -337,7 +366,8 @@ class GRPO(Algorithm):
             "num_updates": self.num_updates,
             "results_at_start": self._results_at_start,
             "carried_over": [
-                (ray.get(g.episodes), g.group_id, g.weights_seq_no, g.num_model_calls) for g in self.carried_over
+                (ray.get(g.episodes), g.group_id, g.weights_seq_no, g.num_model_calls)
+                for g in self._available(self.carried_over)
             ],
         }
         return state

@@ -1,5 +1,7 @@
 """Settings of GRPO. Defaults are the paper's and its reference implementation's (LIBERO recipe)."""
 
+import numbers
+from collections import Counter
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -104,6 +106,8 @@ class GRPOConfig(AlgorithmConfig):
         self.clip_actions = False
         self.delay_between_env_runner_restarts_s = 1.0
         self.torch_skip_nan_gradients = True  # the learner itself skips non-finite steps as a whole
+        # The towers' last blocks and SigLIP's pooling head are loaded but not computed: they get no gradient.
+        self.torch_ddp_kwargs = {"find_unused_parameters": True}
         self.log_sys_usage = False
         self.seed = 0
         # fmt: on
@@ -251,9 +255,12 @@ class GRPOConfig(AlgorithmConfig):
     def validate(self) -> None:
         if isinstance(self.env, str):
             tune.register_env(self.env, lambda env_context: envs.make_env(self.env, **env_context))
+        if self.num_env_runners:
+            # A runner in the main process would hold a model and simulators that nobody uses.
+            self.create_local_env_runner = False
         super().validate()
-        self._validate_environment()
         self._validate_numbers()
+        self._validate_environment()
         if self.advantage_estimator not in ADVANTAGE_ESTIMATORS:
             self._value_error(f"`advantage_estimator` must be one of {ADVANTAGE_ESTIMATORS}.")
         if self.loss_aggregation not in LOSS_AGGREGATIONS:
@@ -267,31 +274,55 @@ class GRPOConfig(AlgorithmConfig):
         self._model_config["model_path"] = resolve_model_path(self._model_config["model_path"])
 
     def _validate_environment(self) -> None:
+        if not isinstance(self.env, str):
+            self._value_error("`environment(...)` must name a benchmark suite, e.g. 'libero_blocks'.")
+        tasks = self.env_config.get("tasks")
         try:
-            envs.list_scenes(self.env, "train", self.env_config.get("tasks"))
-            envs.list_scenes(self.env, self.evaluation_split, self.env_config.get("tasks"))
+            if not envs.list_scenes(self.env, "train", tasks):
+                self._value_error("`env_config['tasks']` must name at least one task, or be left out for all.")
+            scenes = envs.list_scenes(self.env, self.evaluation_split, tasks)
+            fewest = min(Counter(scene.task for scene in scenes).values())
+            if self.evaluation_interval and self.evaluation_num_scenes_per_task > fewest:
+                self._value_error(
+                    f"`evaluation_num_scenes_per_task` is {self.evaluation_num_scenes_per_task}, but a task has only "
+                    f"{fewest} scenes in the split {self.evaluation_split!r}."
+                )
             envs.validate_env_config(self.env, self.get_simulator_config())
             self.get_environment_spaces()
         except (ValueError, RuntimeError) as error:
             self._value_error(str(error))
 
     def _validate_numbers(self) -> None:
-        positive = (
-            "temperature", "num_groups_per_train_batch", "max_sampling_rounds", "advantage_epsilon",
-            "num_envs_per_simulator", "simulator_timeout_s", "simulator_start_timeout_s",
-            "max_consecutive_nonfinite_updates", "max_consecutive_simulator_failures", "num_epochs",
-            "evaluation_num_scenes_per_task", "clip_param_low", "clip_param_high",
+        whole = (
+            "group_size", "num_groups_per_train_batch", "max_sampling_rounds", "num_envs_per_simulator", "num_epochs",
+            "max_consecutive_nonfinite_updates", "max_consecutive_simulator_failures",
+            "evaluation_num_scenes_per_task", "num_groups_per_sampling_round", "minibatch_size", "micro_batch_size",
         )  # fmt: skip
-        for name in positive:
-            if not getattr(self, name) > 0:
-                self._value_error(f"`{name}` must be positive, is {getattr(self, name)}.")
+        positive = (
+            *whole, "temperature", "advantage_epsilon", "adam_epsilon", "simulator_timeout_s",
+            "simulator_start_timeout_s", "clip_param_low", "clip_param_high", "grad_clip",
+        )  # fmt: skip
         not_negative = (
             "kl_coeff", "entropy_coeff", "weight_decay", "max_group_staleness", "num_cpus_per_simulator",
             "num_simulators_per_env_runner", "evaluation_num_videos",
         )  # fmt: skip
-        for name in not_negative:
-            if getattr(self, name) < 0:
-                self._value_error(f"`{name}` must not be negative, is {getattr(self, name)}.")
+        optional = ("num_groups_per_sampling_round", "minibatch_size", "micro_batch_size", "grad_clip")
+        for name in (*positive, *not_negative):
+            value = getattr(self, name)
+            if value is None and name in optional:
+                continue
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral if name in whole else numbers.Real):
+                kind = "a whole number" if name in whole else "a number"
+                self._value_error(f"`{name}` must be {kind}, is {value!r}.")
+            if name in positive and not value > 0:
+                self._value_error(f"`{name}` must be positive, is {value}.")
+            if name in not_negative and not value >= 0:
+                self._value_error(f"`{name}` must not be negative, is {value}.")
+        if isinstance(self.lr, numbers.Real) and not self.lr > 0:
+            self._value_error(f"`lr` must be positive, is {self.lr}.")
+        betas = self.adam_betas
+        if not isinstance(betas, list | tuple) or len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            self._value_error(f"`adam_betas` must be two numbers in [0, 1), is {betas!r}.")
         if self.group_size < 2:
             self._value_error("`group_size` must be at least 2: members are compared with one another.")
         if self.clip_param_low >= 1:
