@@ -11,11 +11,7 @@ high rollout temperature keep exploration alive. This file holds `GRPO`, the tra
 import logging
 import time
 from collections import deque
-<<<<<<< HEAD
-from collections.abc import Callable
-=======
-from collections.abc import Iterable
->>>>>>> tests2
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
