@@ -30,8 +30,11 @@ import envs
 from envs import base
 from envs.base import ManipulationEnv, Scene
 from envs.libero.blocks.experts import make_expert
+from envs.libero.blocks.make_initial_states import make_initial_states
 
 EXPERT_SUITES = ("libero_blocks",)
+MAX_EXPERT_FAILURES = 40  # per task
+_DRIFT = ((-1.0, -1.0, -0.9), (1.0, 1.0, 0.3))  # lowest and highest commands of x, y, z while wandering
 
 
 @dataclasses.dataclass
@@ -55,8 +58,10 @@ def record_demonstration(
     env: ManipulationEnv,
     scene: Scene,
     *,
+    initial_state: np.ndarray | None = None,
     extra_steps: int = 8,
     action_noise: float = 0.0,
+    wander_steps: int = 0,
     rng: np.random.Generator | None = None,
 ) -> Demonstration:
     """Plays the expert on a scene.
@@ -64,14 +69,23 @@ def record_demonstration(
     Args:
         env: Environment of the scene's suite, with a step limit of at least the expert's length.
         scene: What to play.
+        initial_state: Where to start instead of the scene's stored state.
         extra_steps: Control steps recorded after the first success: the chunks that lead to it are then
             complete.
         action_noise: Standard deviation of Gaussian noise on the executed position deltas. The recorded
             action is the expert's own, so that the demonstration shows how to come back (DART, Laskey et
             al. 2017).
-        rng: Generator of the noise; required when `action_noise` > 0.
+        wander_steps: The arm first moves up to this many steps (at most a chunk) in a random direction, unrecorded:
+            the position of the arm then says nothing about where to go, and only the picture does.
+        rng: Generator; required when `action_noise` or `wander_steps` is above 0.
     """
-    observation, _ = env.reset(options={"scene": scene})
+    state = {} if initial_state is None else {"initial_state": initial_state}
+    observation, _ = env.reset(options={"scene": scene, **state})
+    if wander_steps > 0 and (num_steps := int(rng.integers(wander_steps + 1))) > 0:
+        drift = np.zeros((num_steps, env.action_dim))
+        drift[:, :3] = rng.uniform(*_DRIFT)
+        drift[:, -1] = -1.0  # open
+        observation, *_ = env.step(drift)
     robosuite_env = env.robosuite_env
     expert = make_expert(robosuite_env, scene)
     actions, states, frames, proprio, successes = [], [], [], [], []
@@ -140,32 +154,41 @@ def record_task(
     *,
     extra_steps: int = 8,
     action_noise: float = 0.0,
+    wander_steps: int = 0,
 ) -> tuple[list[Demonstration], int]:
-    """Records `num_demos` successful demonstrations of a task on training scenes.
+    """Records `num_demos` successful demonstrations of a task.
 
-    Scenes are played in random order; a scene is played again (with other noise) when all were used.
+    Each one starts from a fresh initial state, drawn like the stored ones but from other seeds: it is neither in
+    the training nor in the evaluation split.
 
     Returns:
         The demonstrations, and the number of episodes in which the expert failed.
 
     Raises:
-        RuntimeError: When the expert fails more than `num_demos` + 20 times.
+        RuntimeError: When the expert fails more than `MAX_EXPERT_FAILURES` times.
     """
-    scenes = envs.list_scenes(suite, "train", [task])
-    rng = np.random.default_rng([seed, scenes[0].task_id])
+    scene = envs.list_scenes(suite, "train", [task])[0]
+    rng = np.random.default_rng([seed, scene.task_id])
     demonstrations: list[Demonstration] = []
     num_failures = 0
-    while len(demonstrations) < num_demos:
-        for index in rng.permutation(len(scenes)):
-            if len(demonstrations) == num_demos:
-                break
-            demo = record_demonstration(env, scenes[index], extra_steps=extra_steps, action_noise=action_noise, rng=rng)
-            if demo.success:
-                demonstrations.append(demo)
-            else:
-                num_failures += 1
-        if num_failures > num_demos + 20:
-            raise RuntimeError(f"the expert of task {task!r} failed {num_failures} times; lower the action noise")
+    for state in make_initial_states(task, "demo", num_demos + MAX_EXPERT_FAILURES, seed):
+        demo = record_demonstration(
+            env,
+            scene,
+            initial_state=state,
+            extra_steps=extra_steps,
+            action_noise=action_noise,
+            wander_steps=wander_steps,
+            rng=rng,
+        )
+        if demo.success:
+            demonstrations.append(demo)
+        else:
+            num_failures += 1
+        if len(demonstrations) == num_demos:
+            break
+    else:
+        raise RuntimeError(f"the expert of task {task!r} failed {num_failures} times; lower the action noise")
     return demonstrations, num_failures
 
 
@@ -179,10 +202,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--extra-steps", type=int, default=8, help="control steps recorded after the success")
     parser.add_argument("--action-noise", type=float, default=0.0, help="std of noise on executed actions")
+    parser.add_argument("--wander-steps", type=int, default=0, help="most random steps before the expert takes over")
     parser.add_argument("--image-size", type=int, default=96, help="height and width of frames in pixels")
     args = parser.parse_args(argv)
-    if args.num_demos < 1 or args.extra_steps < 0 or args.action_noise < 0.0:
-        parser.error("--num-demos must be at least 1, --extra-steps and --action-noise at least 0")
+    if args.num_demos < 1 or min(args.extra_steps, args.action_noise, args.wander_steps) < 0:
+        parser.error("--num-demos must be at least 1, --extra-steps, --action-noise and --wander-steps at least 0")
     try:
         scenes = envs.list_scenes(args.suite, "train", args.tasks)
     except ValueError as error:
@@ -200,6 +224,7 @@ def main(argv: list[str] | None = None) -> None:
             args.seed,
             extra_steps=args.extra_steps,
             action_noise=args.action_noise,
+            wander_steps=args.wander_steps,
         )
         path = args.out / f"{task}_demo.hdf5"
         write_demonstrations(path, demos, {"suite": args.suite, "env_config": env_config})

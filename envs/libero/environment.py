@@ -19,6 +19,7 @@ from envs.libero.rendering import FrameRenderer, RenderStyle
 ACTION_DIM = 7  # OSC_POSE: position delta 3, rotation delta 3 (both in [-1, 1]), gripper -1 open / +1 close
 PROPRIO_DIM = 8  # end-effector position 3 (m), axis-angle 3 (rad), finger positions 2 (m)
 CONTROL_FREQUENCY_HZ = 20
+RESET_OPTIONS = ("scene", "initial_state")
 STEPPING_MODES = ("fast", "exact")
 _RENDER_SIZE = 256
 _INSTRUCTION_CHARACTERS = string.ascii_letters + string.digits + " ,.-'"
@@ -179,7 +180,8 @@ class LiberoEnv(ManipulationEnv):
 
         Args:
             seed: Seeds the choice of a scene when `options` names none.
-            options: ``{"scene": Scene}``; without it, a training scene is drawn at random.
+            options: ``{"scene": Scene}``; without it, a training scene is drawn at random. ``"initial_state"``
+                (float64 [1 + nq + nv]: time, qpos, qvel) replaces the scene's stored one.
 
         Raises:
             ValueError: For a scene that the suite does not have, or an unknown option.
@@ -189,14 +191,15 @@ class LiberoEnv(ManipulationEnv):
         super().reset(seed=seed)
         options = options or {}
         for key in options:
-            if key != "scene":
-                raise unknown_name("reset option", key, ["scene"])
+            if key not in RESET_OPTIONS:
+                raise unknown_name("reset option", key, RESET_OPTIONS)
         scene = options.get("scene") or self._random_scene()
         self._check_scene(scene)
         workspace = self._enter(scene)
         restore_snapshot(workspace.stepper, workspace.after_reset)
         robosuite_env = workspace.env
-        robosuite_env.sim.set_state_from_flattened(self._initial_state(scene))
+        state = options.get("initial_state")
+        robosuite_env.sim.set_state_from_flattened(self._initial_state(scene) if state is None else state)
         mujoco.mj_forward(workspace.stepper.model, workspace.stepper.data)
         # LIBERO's set_init_state evaluates the goal and updates visual states once.
         robosuite_env._check_success()

@@ -21,23 +21,33 @@ _FINGER_CLEARANCE_Y, _FINGER_CLEARANCE_X = 0.070, 0.016  # metres beyond the obj
 _ARM_NOISE = 0.02  # radians, uniform: moves the gripper by about 1.5 cm
 _NUM_SETTLE_STEPS = 15  # control steps
 _DECIMALS = 6  # micrometres; keeps the file small
-_SEEDS_PER_TASK = 100_000
+_SEEDS_PER_TASK = 120_000
+_SEEDS_PER_KIND = 40_000  # train, eval, demo
 
 
-def make_initial_states(task: str, split: str, count: int) -> np.ndarray:
-    """Returns settled states of a task, float64 [count, 1 + nq + nv]: time 0, qpos, zero velocities."""
+def make_initial_states(task: str, split: str, count: int, seed: int = 0) -> np.ndarray:
+    """Returns settled states of a task, float64 [count, 1 + nq + nv]: time 0, qpos, zero velocities.
+
+    Args:
+        task: Name of the task.
+        split: ``"train"`` or ``"eval"``: the stored states; ``"demo"``: fresh ones for demonstrations, from seeds
+            that neither split uses.
+        count: Number of states.
+        seed: Other fresh states for another seed; 0 for the stored ones.
+    """
     engine.load_engine()
     from envs.libero.chunk_stepper import FastChunkStepper
 
     task_id = [info.name for info in tasks.TASKS].index(task)
     noise = {"type": "uniform", "magnitude": _ARM_NOISE}
     env = make_robosuite_env(task, initialization_noise=noise)
-    first_seed = task_id * _SEEDS_PER_TASK + SPLITS.index(split) * (_SEEDS_PER_TASK // len(SPLITS))
+    kinds = (*SPLITS, "demo")
+    first_seed = (seed * len(tasks.TASKS) + task_id) * _SEEDS_PER_TASK + kinds.index(split) * _SEEDS_PER_KIND
     states = []
     random_state = np.random.get_state()
     try:
-        for seed in range(first_seed, first_seed + _SEEDS_PER_TASK // len(SPLITS)):
-            np.random.seed(seed)
+        for draw in range(first_seed, first_seed + _SEEDS_PER_KIND):
+            np.random.seed(draw)
             env.reset()
             if not _has_clearance(env):
                 continue
