@@ -6,6 +6,7 @@ instructions, chunks, snapshots, step limits) in microseconds per step.
 
 import copy
 import dataclasses
+import string
 
 import gymnasium as gym
 import numpy as np
@@ -120,6 +121,6 @@ def _make_spaces():
     observation = gym.spaces.Dict(
         image=gym.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8),
         proprio=gym.spaces.Box(-np.inf, np.inf, (8,), np.float32),
-        instruction=gym.spaces.Text(200),
+        instruction=gym.spaces.Text(200, charset=string.ascii_lowercase + " "),
     )
     return observation, gym.spaces.Box(-1, 1, (8, 7), np.float32)

@@ -148,7 +148,7 @@ def _add_libero_properties(model, category: str) -> None:
 
 
 class BlocksGripper(PandaGripper):
-    """Panda gripper that starts open and takes 2.5 instead of 10 control steps to travel its range."""
+    """Panda gripper that starts open and takes 2.5 instead of 8 control steps to travel its range."""
 
     def __init__(self, idn: int = 0):
         super().__init__(idn=idn)
