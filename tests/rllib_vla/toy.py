@@ -87,6 +87,7 @@ def make_episode(
             "member": member,
             "seed": seed,
             "success": success,
+            "weights_seq_no": 0,
             "num_control_steps": num_control_steps,
         }
     )

@@ -7,6 +7,7 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from rllib_vla.columns import TOKEN_MASK, TOKEN_WEIGHT, TRAJECTORY_INDEX
 
@@ -27,7 +28,7 @@ class AddTokenWeights(ConnectorV2):
     which is the number of trajectories in the first case and the number of tokens in the second.
 
     Reads (episode): `extra_model_outputs["token_mask"]`. Adds (batch): `token_weight` float32 [N],
-    `trajectory_index` int64.
+    `trajectory_index` int64, `weights_seq_no` int64 (version of the weights that sampled the row).
 
     Args:
         loss_aggregation: One of `LOSS_AGGREGATIONS`.
@@ -66,6 +67,13 @@ class AddTokenWeights(ConnectorV2):
                 batch,
                 TRAJECTORY_INDEX,
                 np.full(num_rows, index),
+                num_items=num_rows,
+                single_agent_episode=episode,
+            )
+            self.add_n_batch_items(
+                batch,
+                WEIGHTS_SEQ_NO,
+                np.full(num_rows, episode.custom_data["weights_seq_no"]),
                 num_items=num_rows,
                 single_agent_episode=episode,
             )

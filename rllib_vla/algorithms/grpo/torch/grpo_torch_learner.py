@@ -13,6 +13,7 @@ from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from ray.rllib.utils.torch_utils import convert_to_torch_tensor
 from ray.rllib.utils.typing import ModuleID
 
@@ -205,7 +206,9 @@ class GRPOTorchLearner(TorchLearner, GRPOLearner):
         self._add_up(names.APPROX_KL, old_logp - logp, mask)
         self._add_up(names.ENTROPY, entropy, mask)
         if self._is_first_minibatch:
-            deviation = ((token.ratio.detach() - 1.0).abs() * mask).max()
+            # `update` has raised the version already; carried-over groups were sampled by older weights.
+            is_fresh = batch[WEIGHTS_SEQ_NO] == self._weights_seq_no - 1
+            deviation = ((token.ratio.detach() - 1.0).abs() * mask * is_fresh.unsqueeze(-1)).max()
             previous = self._sums.get(names.RATIO_MAX_DEVIATION, (deviation, None))[0]
             self._sums[names.RATIO_MAX_DEVIATION] = (torch.maximum(previous, deviation), None)
         return (loss * weight).sum() * self._loss_scale
