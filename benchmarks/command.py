@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import importlib
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,3 +77,5 @@ def _prepare_process() -> None:
     import torch
 
     torch.set_num_threads(1)
+    # It announces the new API stack each time a configuration is checked.
+    logging.getLogger("ray.rllib.algorithms.algorithm_config").setLevel(logging.ERROR)

@@ -1,7 +1,6 @@
 """Alternating measurements: A B A B ..., medians, ratios against the first variant."""
 
 import dataclasses
-import gc
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -114,7 +113,6 @@ def shares(parts: Sequence[dict[str, float]], wholes: Sequence[float], *, whole:
 def _time(variant: Variant) -> float:
     if variant.prepare is not None:
         variant.prepare()
-    gc.collect()
     start = time.perf_counter()
     variant.run()
     return time.perf_counter() - start

@@ -1,11 +1,11 @@
 """Where an iteration of GRPO goes, and the share that is neither simulation nor model.
 
 One process: local runner, in-process simulator, `tiny` policy, libero_blocks. Simulation, forward passes, loss,
-backward pass and optimizer are timed where they are called, each without what is timed inside it; everything else of
-`Algorithm.step` is overhead, the policy's image chain included, because RLlib calls it from a connector.
+backward pass and optimizer (with gradient clipping) are timed where they are called, each without what is timed inside
+it; everything else of `Algorithm.step` is overhead, the policy's image chain included. The timing itself, some
+microseconds per call, counts as overhead too.
 """
 
-import time
 from contextlib import ExitStack
 from typing import Any
 
@@ -26,7 +26,7 @@ def run(quick: bool) -> list[Figure]:
     """Returns the share of each part in an iteration, and of the overhead as a whole."""
     num_groups, rounds = (1, 1) if quick else (8, 5)
     watch = Stopwatch()
-    parts, wholes = [], []
+    parts = []
     with ray_session(), policy_directory() as policy, ExitStack() as stack:
         config = make_config(policy, num_simulators=0, num_slots=16).training(
             num_groups_per_train_batch=num_groups,
@@ -41,30 +41,29 @@ def run(quick: bool) -> list[Figure]:
             stack.enter_context(watch.watch(*watched))
         for iteration in range(rounds + 1):
             watch.clear()
-            start = time.perf_counter()
             with watch.part("overhead: rest of the iteration"):
                 algorithm.step()
             if iteration > 0:  # the first one resets scenes and compiles
-                wholes.append(time.perf_counter() - start)
                 parts.append(dict(watch.seconds))
-    return summarize(parts, wholes)
+    return summarize(parts)
 
 
-def summarize(parts: list[dict[str, float]], wholes: list[float]) -> list[Figure]:
-    """Turns exclusive seconds per part and iteration into figures, the total of the overhead last.
+def summarize(parts: list[dict[str, float]]) -> list[Figure]:
+    """Turns exclusive times into figures: the work, the overhead by size, and the overhead as a whole.
 
     Args:
-        parts: Per iteration, seconds of the parts, which add up to the whole.
-        wholes: Per iteration, seconds.
+        parts: Per iteration, seconds of all parts; they add up to the iteration.
     """
-    ordered = []
-    for run_parts in parts:
-        rest = sorted((name for name in run_parts if name not in WORK), key=run_parts.get, reverse=True)
-        names = [name for name in WORK if name in run_parts] + rest
-        ordered.append(
-            {name: run_parts[name] for name in names} | {"overhead, all": sum(run_parts[name] for name in rest)}
-        )
-    return shares(ordered, wholes, whole="iteration")
+    total: dict[str, float] = {}
+    for seconds in parts:
+        for name in seconds:
+            total[name] = total.get(name, 0.0) + seconds[name]
+    overhead = sorted((name for name in total if name not in WORK), key=total.__getitem__, reverse=True)
+    names = [name for name in WORK if name in total] + overhead
+    rows = [{name: seconds.get(name, 0.0) for name in names} for seconds in parts]
+    for row in rows:
+        row["overhead, all"] = sum(row[name] for name in overhead)
+    return shares(rows, [sum(seconds.values()) for seconds in parts], whole="iteration")
 
 
 def _watched() -> list[tuple[Any, str, Any]]:

@@ -18,7 +18,7 @@ GROUP_SIZE = 8
 
 def run(quick: bool) -> list[Figure]:
     """Returns trajectories per second."""
-    num_groups, num_slots, rounds = (2, 4, 1) if quick else (12, 16, 5)
+    num_groups, num_slots, rounds = (4, 8, 1) if quick else (12, 16, 5)
     requests = [GroupRequest(i, scene, GROUP_SIZE, seed=0) for i, scene in enumerate(training_scenes(num_groups))]
     with ray_session(), policy_directory() as policy:
         config = make_config(policy, num_simulators=2, num_slots=num_slots)
@@ -32,7 +32,7 @@ def run(quick: bool) -> list[Figure]:
                         "lockstep, one simulator call at a time",
                         lambda: play_in_lockstep(runner, requests, one_call_at_a_time=True),
                     ),
-                    Variant("engine", lambda: list(runner.evaluate_scenes(requests, explore=True))),
+                    Variant("engine", lambda: play_with_engine(runner, requests)),
                 ],
                 rounds=rounds,
                 amount=num_groups * GROUP_SIZE,
@@ -40,6 +40,20 @@ def run(quick: bool) -> list[Figure]:
             )
         finally:
             runner.stop()
+
+
+def play_with_engine(runner: GroupEnvRunner, requests: list[GroupRequest]) -> list[Member]:
+    """Plays all members of `requests` as training does.
+
+    Raises:
+        SimulatorError: When a simulator failed: the figures would count trajectories that were not played.
+    """
+    members = []
+    for member in runner.evaluate_scenes(requests, explore=True):
+        if member.error is not None:
+            raise member.error
+        members.append(member)
+    return members
 
 
 def play_in_lockstep(
@@ -51,6 +65,9 @@ def play_in_lockstep(
         runner: Its policy, connectors and simulators are used.
         requests: Groups to play.
         one_call_at_a_time: The simulators work one after the other instead of side by side.
+
+    Raises:
+        SimulatorError: When a simulator failed.
     """
     seats = [(lane, slot) for lane in runner.pool.lanes for slot in lane.slots]
     supply = [member for request in requests for member in runner._make_members(request)]
