@@ -83,6 +83,7 @@ class StockLoop:
     def reset(self) -> None:
         """Starts an episode as LIBERO's `set_init_state` does."""
         env = self._env
+        self._make_context_current()
         env.reset()
         env.sim.set_state_from_flattened(self._state)
         env.sim.forward()
@@ -91,15 +92,22 @@ class StockLoop:
         env._update_observables(force=True)
 
     def step(self, chunk: np.ndarray) -> np.ndarray:
-        """Executes a chunk [n, 7] and returns the policy's frame, uint8 [H, W, 3]."""
+        """Executes a chunk [n, 7] and returns the policy's frame, upright, uint8 [H, W, 3]."""
+        self._make_context_current()
         for action in chunk:
             observation, *_ = self._env.step(action)
         if self._renderer is None:
-            return observation["agentview_image"]
+            return observation["agentview_image"][::-1]
         return self._renderer.render("agentview", IMAGE_SIZE)
 
     def close(self) -> None:
         """Frees the simulator."""
+        self._make_context_current()
         if self._renderer is not None:
             self._renderer.close()
         self._env.close()
+
+    def _make_context_current(self) -> None:
+        # robosuite draws into whatever GL context is current; beside other renderers that gives noise.
+        if self._renderer is None:
+            self._env.sim._render_context_offscreen.gl_ctx.make_current()
