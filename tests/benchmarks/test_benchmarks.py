@@ -1,0 +1,169 @@
+"""The plumbing of the benchmarks; the benchmarks themselves run with `make bench`."""
+
+import importlib
+import json
+import sys
+import time
+import types
+
+import pytest
+
+from benchmarks import command
+from benchmarks.measure import Figure, Variant, compare, shares
+from benchmarks.overhead import summarize
+from benchmarks.report import format_ratio
+from benchmarks.stopwatch import Stopwatch
+
+FIGURE = Figure("new way", 2.0, "old way", 6.5, "ms", 3.25, (3.0, 3.5))
+
+
+@pytest.fixture
+def fake_benchmark(monkeypatch):
+    """A benchmark `fake` besides the real ones; returns the list of its calls' `quick`."""
+    calls = []
+
+    def run(quick):
+        calls.append(quick)
+        return [FIGURE]
+
+    module = types.ModuleType("fake_benchmark", "Something measured.\n\nDetails.")
+    module.run = run
+    monkeypatch.setitem(sys.modules, "fake_benchmark", module)
+    monkeypatch.setitem(command.BENCHMARKS, "fake", "fake_benchmark")
+    monkeypatch.setattr(command, "_prepare_process", lambda: None)
+    return calls
+
+
+def test_a_run_prints_a_table_and_writes_the_figures(fake_benchmark, tmp_path, capsys):
+    path = tmp_path / "results.json"
+    assert command.main(["fake", "--quick", "--output", str(path)]) == 0
+    assert fake_benchmark == [True]
+    printed = capsys.readouterr().out
+    for text in ("fake: Something measured.", "new way", "2.00 ms", "old way", "6.50 ms", "3.25x", "3.00x .. 3.50x"):
+        assert text in printed
+    written = json.loads(path.read_text())
+    assert written["quick"] is True
+    assert written["machine"]["num_cores"] >= 1
+    assert list(written["results"]) == ["fake"]
+    (figure,) = written["results"]["fake"]
+    assert Figure(**(figure | {"ratio_range": tuple(figure["ratio_range"])})) == FIGURE
+
+
+def test_a_busy_machine_is_reported(fake_benchmark, tmp_path, capsys, monkeypatch):
+    for load, is_reported in ((0.0, False), (500.0, True)):
+        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, load, load))
+        command.main(["fake", "--output", str(tmp_path / "results.json")])
+        assert ("do not quote" in capsys.readouterr().out) == is_reported
+
+
+def test_an_unknown_name_is_refused_with_the_nearest(fake_benchmark, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["fake", "steping"])
+    assert "'stepping'" in capsys.readouterr().err
+    assert fake_benchmark == []
+
+
+@pytest.mark.parametrize("name", list(command.BENCHMARKS))
+def test_every_benchmark_has_a_title_and_a_run_function(name):
+    module = importlib.import_module(command.BENCHMARKS[name])
+    assert module.__doc__.splitlines()[0].endswith(".")
+    assert callable(module.run)
+
+
+class Clock:
+    """A clock that only moves when work is done."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+    def work(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_variants_alternate_and_the_first_one_is_the_baseline(monkeypatch):
+    clock, log = Clock(monkeypatch), []
+    durations = {"old": iter([100, 8, 9, 4]), "new": iter([50, 2, 3, 4])}  # the first of each is not measured
+
+    def variant(name):
+        def run():
+            log.append(name)
+            clock.work(next(durations[name]))
+
+        return Variant(name, run, prepare=lambda: clock.work(1000))
+
+    variants = [variant("old"), variant("new")]
+    (figure,) = compare(variants, rounds=3, amount=2)
+    assert log == ["old", "new"] * 4
+    assert (figure.what, figure.baseline) == ("new", "old")
+    assert (figure.value, figure.baseline_value, figure.unit) == (1500.0, 4000.0, "ms")
+    assert figure.ratio == pytest.approx(8 / 3)
+    assert figure.ratio_range == (1.0, 4.0)
+
+
+def test_rates_are_per_second_and_ratios_stay_speedups(monkeypatch):
+    clock = Clock(monkeypatch)
+    variants = [Variant("old", lambda: clock.work(4.0)), Variant("new", lambda: clock.work(2.0))]
+    (figure,) = compare(variants, rounds=1, amount=10, rate_unit="pieces/s")
+    assert (figure.value, figure.baseline_value, figure.ratio) == (5.0, 2.5, 2.0)
+
+
+def test_shares_of_a_whole():
+    first, second = shares([{"a": 1.0}, {"a": 3.0, "b": 2.0}], [10.0, 10.0], whole="all")
+    assert (first.what, first.value, first.baseline_value) == ("a", 2000.0, 10000.0)
+    assert first.ratio == pytest.approx(0.2)
+    assert (second.what, second.ratio_range) == ("b", (0.0, 0.2))
+    assert format_ratio(first.ratio, first.kind) == "20.0 %"
+
+
+def test_inner_parts_do_not_count_for_outer_ones(monkeypatch):
+    clock, watch = Clock(monkeypatch), Stopwatch()
+
+    class Machine:
+        def outer(self):
+            clock.work(1)
+            self.inner()
+            self.inner()
+            return "done"
+
+        def inner(self):
+            clock.work(10)
+
+    with watch.watch(Machine, "outer", "outer"), watch.watch(Machine, "inner", lambda machine: type(machine).__name__):
+        with watch.part("root"):
+            clock.work(100)
+            assert Machine().outer() == "done"
+        assert watch.seconds == {"root": 100, "outer": 1, "Machine": 20}
+    Machine().outer()
+    assert sum(watch.seconds.values()) == 121
+
+
+def test_overhead_is_what_is_not_work():
+    parts = [{"simulation": 6.0, "small": 1.0}, {"simulation": 5.0, "small": 1.0, "large": 4.0}]
+    figures = {figure.what: figure for figure in summarize(parts)}
+    assert list(figures) == ["simulation", "large", "small", "overhead, all"]
+    assert figures["overhead, all"].ratio_range == (pytest.approx(1 / 7), pytest.approx(0.5))
+    assert figures["overhead, all"].kind == "share"
+
+
+def test_lockstep_plays_the_trajectories_that_the_engine_plays(toy_policy_dir):
+    from benchmarks.rollout import play_in_lockstep, play_with_engine
+    from tests.rllib_vla.toy import make_runner, requests, toy_config
+
+    runner = make_runner(toy_config(toy_policy_dir))
+    groups = requests(5)  # 20 members on 8 slots: two full batches and a half
+    schemes = [
+        play_with_engine(runner, groups),
+        play_in_lockstep(runner, groups),
+        play_in_lockstep(runner, groups, one_call_at_a_time=True),
+    ]
+    runner.stop()
+    played = [
+        sorted(
+            (*map(m.episode.custom_data.get, ("group_id", "member")), m.num_control_steps, m.success) for m in members
+        )
+        for members in schemes
+    ]
+    assert len(played[0]) == 20
+    assert len({steps for _, _, steps, _ in played[0]}) > 1  # ragged
+    assert played[0] == played[1] == played[2]
