@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train train-all test test-slow lint format demos sft bench tensorboard clean
+.PHONY: help setup train test test-slow lint format demos sft bench tensorboard clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -13,9 +13,6 @@ setup:  ## virtual environment, packages, system libraries (only what is missing
 
 train: setup  ## GRPO on libero_blocks from the shipped cold start, to a rising success curve
 	$(BIN)/rllib train file tuned_examples/grpo/libero_blocks_grpo.yaml
-
-train-all: setup  ## the same on all tasks of libero_blocks (two hours)
-	$(BIN)/rllib train file tuned_examples/grpo/libero_blocks_all_grpo.yaml
 
 test: setup  ## the quick tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
@@ -32,10 +29,13 @@ format: setup  ## apply ruff's fixes and formatting
 	$(BIN)/ruff format .
 
 demos: setup  ## demonstrations of the scripted experts, for the cold start
-	$(BIN)/python -m envs.libero.demonstrations --suite libero_blocks --out demos/libero_blocks
+	OMP_NUM_THREADS=1 $(BIN)/python -m envs.libero.demonstrations --suite libero_blocks --out demos/libero_blocks \
+		--tasks lift_red_cube lift_blue_cube lift_green_cube --num-demos 400 --action-noise 0.2 --wander-steps 6
 
 sft: setup  ## the cold-start checkpoint of `make train`, from the demonstrations
 	$(BIN)/python -m rllib_vla.sft tuned_examples/sft/libero_blocks_sft.yaml
+	rm -rf checkpoints/libero_blocks_cold_start
+	cp -r runs/sft/libero_blocks/checkpoint checkpoints/libero_blocks_cold_start
 
 bench: setup  ## every speed claim, as a ratio against a baseline in the same run
 	$(BIN)/python -m benchmarks

@@ -55,17 +55,6 @@ def verify_checkpoint(checkpoint_dir: str | Path) -> None:
             raise CheckpointError(f"{path} is damaged (checksum differs). {remedy}")
 
 
-def newest_valid_checkpoint(trial_dir: str | Path) -> Path | None:
-    """Returns the newest complete `checkpoint_*` folder of a trial, or None."""
-    for candidate in sorted(Path(trial_dir).glob("checkpoint_*"), reverse=True):
-        try:
-            verify_checkpoint(candidate)
-        except CheckpointError:
-            continue
-        return candidate
-    return None
-
-
 def _crc32(path: Path) -> int:
     checksum = 0
     with path.open("rb") as file:

@@ -15,14 +15,15 @@ from rllib_vla.cli.problems import InputError, did_you_mean
 app = typer.Typer(no_args_is_help=True, help="Show and run the experiments that come with the project.")
 
 EXAMPLES_DIR = Path(__file__).resolve().parents[2] / "tuned_examples"
+SFT_FOLDER = "sft"  # files of `python -m rllib_vla.sft`
 
 ExampleId = Annotated[str, typer.Argument(help="Id from 'rllib example list'.")]
 
 
 def find_examples(directory: Path = EXAMPLES_DIR) -> dict[str, Path]:
-    """Returns the example files by id (the file's name without ending)."""
+    """Returns the files that `rllib train file` takes, by id (the file's name without ending)."""
     files = sorted([*directory.rglob("*.yaml"), *directory.rglob("*.py")])
-    return {path.stem: path for path in files}
+    return {path.stem: path for path in files if SFT_FOLDER not in path.relative_to(directory).parts}
 
 
 def describe_example(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -92,14 +91,3 @@ def refuse_removed(*, framework: str | None, trace: bool, local_dir: str | None,
 def log_level(log_info: bool, log_debug: bool) -> str:
     """Returns the name of the level that the verbosity flags mean."""
     return "DEBUG" if log_debug else "INFO" if log_info else "ERROR"
-
-
-def existing_file(path: Path) -> Path:
-    """Returns `path` if it is a file.
-
-    Raises:
-        InputError: It is not.
-    """
-    if not path.is_file():
-        raise InputError(f"no such file: {path}")
-    return path

@@ -48,7 +48,7 @@ def _remedy(lacking: dict[str, float]) -> str:
         return "Lower num_gpus_per_learner / num_gpus_per_env_runner, or join a cluster with --ray-address."
     if "CPU" in lacking:
         return (
-            "Lower num_env_runners, num_simulators_per_env_runner or num_cpus_per_simulator, use --local-mode, "
+            "Lower num_env_runners, num_simulators_per_env_runner or num_cpus_per_simulator, "
             f"or share the cores with --ray-num-cpus {-(-lacking['CPU'] // 1):.0f}."
         )
     return "Start Ray with these custom resources, or join a cluster with --ray-address."

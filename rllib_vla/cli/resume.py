@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,9 @@ def find_experiment(storage_path: str, name: str) -> Path:
         InputError: There is none.
     """
     root = Path(storage_path)
-    candidates = [path for path in root.glob(f"{name}*") if path.name == name or path.name.startswith(f"{name}_")]
+    # Later runs of an experiment carry a time stamp, see `runner._directory`.
+    pattern = re.compile(re.escape(name) + r"(_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)?")
+    candidates = [path for path in root.glob(f"{name}*") if pattern.fullmatch(path.name)]
     resumable = [path for path in candidates if Tuner.can_restore(str(path))]
     if not resumable:
         reason = "it was stopped before its first snapshot" if candidates else "there is no such directory"

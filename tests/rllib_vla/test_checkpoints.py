@@ -1,6 +1,6 @@
 import pytest
 
-from rllib_vla.checkpoints import MANIFEST, CheckpointError, newest_valid_checkpoint, verify_checkpoint, write_manifest
+from rllib_vla.checkpoints import MANIFEST, CheckpointError, verify_checkpoint, write_manifest
 
 
 @pytest.fixture
@@ -58,17 +58,6 @@ def test_damage_is_found(checkpoint, damage, message):
     damage(checkpoint)
     with pytest.raises(CheckpointError, match=message):
         verify_checkpoint(checkpoint)
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_newest_valid_checkpoint_skips_damaged_ones(checkpoint, damage):
-    trial = checkpoint.parent
-    newer = make_checkpoint(trial / "checkpoint_000012")
-    assert newest_valid_checkpoint(trial) == newer
-    damage(newer)
-    assert newest_valid_checkpoint(trial) == checkpoint
-    damage(checkpoint)
-    assert newest_valid_checkpoint(trial) is None
 
 
 def test_a_new_manifest_replaces_the_old_one(checkpoint):
