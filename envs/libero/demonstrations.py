@@ -7,7 +7,7 @@ One file per task, `<out>/<task>_demo.hdf5`:
 | path | content |
 |---|---|
 | `data` attributes | `problem_info` (JSON), `env_args` (JSON), `num_demos`, `total` (number of samples) |
-| `data/demo_<i>` attributes | `num_samples`, `init_state_index`, `success` |
+| `data/demo_<i>` attributes | `num_samples`, `success` |
 | `actions` | float64 [T, 7]: OSC_POSE deltas in [-1, 1], gripper -1 open / +1 close |
 | `states` | float64 [T, 1 + nq + nv]: simulator state before each action |
 | `rewards`, `dones` | uint8 [T]: 1 from the first success on |
@@ -130,7 +130,6 @@ def write_demonstrations(path: Path, demonstrations: list[Demonstration], env_ar
         for i, demo in enumerate(demonstrations):
             group = data.create_group(f"demo_{i}")
             group.attrs["num_samples"] = len(demo.actions)
-            group.attrs["init_state_index"] = demo.scene.index
             group.attrs["success"] = demo.success
             reached = np.maximum.accumulate(demo.successes).astype(np.uint8)
             group["actions"] = demo.actions

@@ -6,6 +6,7 @@ import pytest
 
 import envs
 from envs.libero import demonstrations
+from envs.libero.blocks.environment import load_initial_states
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +55,8 @@ def test_frames_rotated_back_are_the_policys_and_actions_replay(recorded):
     env = envs.make_env("libero_blocks", image_size=48)
     with h5py.File(recorded / "lift_blue_cube_demo.hdf5") as file:
         demo = file["data/demo_1"]
-        index = int(demo.attrs["init_state_index"])
-        scene = envs.list_scenes("libero_blocks", "train", ["lift_blue_cube"])[index]
-        observation, _ = env.reset(options={"scene": scene})
+        scene = envs.list_scenes("libero_blocks", "train", ["lift_blue_cube"])[0]
+        observation, _ = env.reset(options={"scene": scene, "initial_state": demo["states"][0]})
         frames = demo["obs/agentview_rgb"][:][:, ::-1, ::-1]
         first_success = int(np.argmax(demo["dones"]))
         for start in range(0, first_success + 1, 8):
@@ -69,15 +69,35 @@ def test_frames_rotated_back_are_the_policys_and_actions_replay(recorded):
 
 def test_same_seed_records_the_same_demonstrations(env):
     def record(seed):
-        demos, _ = demonstrations.record_task(env, "libero_blocks", "lift_red_cube", 2, seed, action_noise=0.2)
+        demos, _ = demonstrations.record_task(
+            env, "libero_blocks", "lift_red_cube", 2, seed, action_noise=0.2, wander_steps=6
+        )
         return demos
 
     first, again, other = record(0), record(0), record(1)
     for a, b in zip(first, again, strict=True):
-        assert a.scene == b.scene
+        assert np.array_equal(a.states, b.states)
         assert np.array_equal(a.actions, b.actions)
         assert np.array_equal(a.frames, b.frames)
-    assert [demo.scene for demo in first] != [demo.scene for demo in other]
+    assert not np.array_equal(first[0].states[0], other[0].states[0])
+
+
+def test_demonstrations_start_from_states_of_neither_split(env):
+    demos, _ = demonstrations.record_task(env, "libero_blocks", "lift_red_cube", 3, 0)
+    stored = load_initial_states()
+    for demo in demos:
+        for split in ("train", "eval"):
+            objects = stored[f"lift_red_cube/{split}"][:, 10:]
+            assert np.abs(objects - demo.states[0][10:]).max(axis=1).min() > 1e-3
+
+
+def test_wandering_moves_the_arm_before_the_expert_takes_over(env, scene):
+    chosen = scene("lift_red_cube", 3)
+    still = demonstrations.record_demonstration(env, chosen)
+    wandered = demonstrations.record_demonstration(env, chosen, wander_steps=6, rng=np.random.default_rng(1))
+    assert np.linalg.norm(wandered.proprio[0, :3] - still.proprio[0, :3]) > 0.005
+    assert np.array_equal(wandered.proprio[0, 6:].round(3), still.proprio[0, 6:].round(3))  # fingers stay open
+    assert wandered.success
 
 
 def test_noise_is_executed_but_not_recorded(env, scene):
