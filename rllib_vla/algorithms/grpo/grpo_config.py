@@ -260,6 +260,9 @@ class GRPOConfig(AlgorithmConfig):
             self.create_local_env_runner = False
         super().validate()
         self._validate_numbers()
+        if "model_path" not in self._model_config:
+            self._value_error("`rl_module(model_config={'model_path': ...})` must name the initial policy.")
+        self._model_config["model_path"] = resolve_model_path(self._model_config["model_path"])
         self._validate_environment()
         if self.advantage_estimator not in ADVANTAGE_ESTIMATORS:
             self._value_error(f"`advantage_estimator` must be one of {ADVANTAGE_ESTIMATORS}.")
@@ -269,9 +272,6 @@ class GRPOConfig(AlgorithmConfig):
             self._value_error(
                 "`evaluation_num_env_runners` must be 0: GRPO evaluates on the training runners, which idle then."
             )
-        if "model_path" not in self._model_config:
-            self._value_error("`rl_module(model_config={'model_path': ...})` must name the initial policy.")
-        self._model_config["model_path"] = resolve_model_path(self._model_config["model_path"])
 
     def _validate_environment(self) -> None:
         if not isinstance(self.env, str):
