@@ -260,10 +260,10 @@ class GRPOConfig(AlgorithmConfig):
             self.create_local_env_runner = False
         super().validate()
         self._validate_numbers()
-        if "model_path" not in self._model_config:
-            self._value_error("`rl_module(model_config={'model_path': ...})` must name the initial policy.")
-        self._model_config["model_path"] = resolve_model_path(self._model_config["model_path"])
-        self._validate_environment()
+        if isinstance(self.env, str):
+            self._validate_environment()
+        if "model_path" in self._model_config:
+            self._model_config["model_path"] = resolve_model_path(self._model_config["model_path"])
         if self.advantage_estimator not in ADVANTAGE_ESTIMATORS:
             self._value_error(f"`advantage_estimator` must be one of {ADVANTAGE_ESTIMATORS}.")
         if self.loss_aggregation not in LOSS_AGGREGATIONS:
@@ -272,10 +272,13 @@ class GRPOConfig(AlgorithmConfig):
             self._value_error(
                 "`evaluation_num_env_runners` must be 0: GRPO evaluates on the training runners, which idle then."
             )
-
-    def _validate_environment(self) -> None:
+        # What is missing comes last: a caller that leaves out what is wrong learns of all that is wrong first.
         if not isinstance(self.env, str):
             self._value_error("`environment(...)` must name a benchmark suite, e.g. 'libero_blocks'.")
+        if "model_path" not in self._model_config:
+            self._value_error("`rl_module(model_config={'model_path': ...})` must name the initial policy.")
+
+    def _validate_environment(self) -> None:
         tasks = self.env_config.get("tasks")
         try:
             if not envs.list_scenes(self.env, "train", tasks):
