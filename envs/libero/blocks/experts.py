@@ -5,6 +5,7 @@ funnels: the height aimed at depends on the horizontal distance left, so that mo
 stops.
 """
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ _NUM_CLOSING_STEPS = 4
 _CARRY_HEIGHT = 0.085  # grip site above the table while an object is carried over others
 
 
-class Expert:
+class Expert(abc.ABC):
     """Base of all experts: `act()` returns the next action, float64 [7]."""
 
     def __init__(self, env: Any):
@@ -40,8 +41,9 @@ class Expert:
         action[6] = gripper
         return action
 
+    @abc.abstractmethod
     def _target(self) -> tuple[np.ndarray, float]:
-        raise NotImplementedError
+        """Returns where the grip site should go, in metres, and the gripper's command."""
 
     @property
     def eef(self) -> np.ndarray:
