@@ -51,8 +51,7 @@ class DetokenizeActions(ConnectorV2):
         return batch
 
     def _to_simulator(self, bins: np.ndarray, policy: OpenVLAOFTPolicy) -> np.ndarray:
-        chunk = policy.action_tokenizer.decode(bins).reshape(policy.config.chunk_size, policy.config.action_dim)
-        chunk = policy.action_normalizer.unnormalize(chunk)
+        chunk = policy.decode(bins[None] + policy.config.first_action_id)[0]
         if self.libero_gripper:
             chunk = libero_gripper_to_env(chunk)
         return chunk.astype(np.float32)
