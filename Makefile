@@ -30,7 +30,7 @@ format: setup  ## apply ruff's fixes and formatting
 
 demos: setup  ## demonstrations of the scripted experts, for the cold start
 	OMP_NUM_THREADS=1 $(BIN)/python -m envs.libero.demonstrations --suite libero_blocks --out demos/libero_blocks \
-		--tasks lift_red_cube lift_blue_cube lift_green_cube --num-demos 400 --action-noise 0.2 --wander-steps 6
+		--tasks lift_red_cube lift_blue_cube lift_green_cube --num-demos 300 --action-noise 0.05 --wander-steps 6
 
 sft: setup  ## the cold-start checkpoint of `make train`, from the demonstrations
 	$(BIN)/python -m rllib_vla.sft tuned_examples/sft/libero_blocks_sft.yaml

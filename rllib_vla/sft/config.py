@@ -37,6 +37,10 @@ class SFTConfig:
         init_from: Checkpoint folder to start from; None starts from random weights of `preset`.
         preset: Size of a policy that starts from random weights.
         policy: Overrides of the preset's configuration.
+        first_windows: How many windows at the start of each demonstration count as its first ones.
+        first_window_repeats: How often an epoch shows those; 1 is as often as all others. Where to go is decided in the
+            first chunk, from the picture alone; later windows can be answered from where the arm already is, and are
+            in the majority.
         num_steps: Optimizer steps.
         batch_size: Windows per optimizer step.
         micro_batch_size: Windows per forward and backward pass (gradients add up); None is the batch.
@@ -71,6 +75,8 @@ class SFTConfig:
     init_from: str | None = None
     preset: str = "tiny"
     policy: dict[str, Any] = field(default_factory=dict)
+    first_windows: int = 5
+    first_window_repeats: int = 1
     num_steps: int = 1000
     batch_size: int = 64
     micro_batch_size: int | None = None
@@ -99,7 +105,15 @@ class SFTConfig:
         _one_of("save_dtype", self.save_dtype, PRECISIONS)
         if not self.tasks:
             raise SFTConfigError("'tasks' is empty: name at least one task")
-        for name in ("num_steps", "batch_size", "log_every_steps", "lr", "grad_clip"):
+        for name in (
+            "first_windows",
+            "first_window_repeats",
+            "num_steps",
+            "batch_size",
+            "log_every_steps",
+            "lr",
+            "grad_clip",
+        ):
             if getattr(self, name) <= 0:
                 raise SFTConfigError(f"'{name}' must be positive, not {getattr(self, name)}")
         micro = self.micro_batch_size

@@ -46,6 +46,8 @@ class ChunkDataset:
         demonstrations: At least one.
         policy: Gives the chunk size, the statistics, the tokenizers and the image chain.
         augmented: The frames will be augmented: leave out the centre crop of the image chain.
+        first_windows: How many windows at the start of each demonstration count as its first ones.
+        first_window_repeats: How often an epoch shows those.
 
     Raises:
         DemonstrationError: No demonstration is as long as a chunk, the actions have another width, or the policy
@@ -53,12 +55,20 @@ class ChunkDataset:
         ValueError: The policy needs several images, which the demonstrations do not carry.
     """
 
-    def __init__(self, demonstrations: Sequence[Demonstration], policy: OpenVLAOFTPolicy, *, augmented: bool) -> None:
+    def __init__(
+        self,
+        demonstrations: Sequence[Demonstration],
+        policy: OpenVLAOFTPolicy,
+        *,
+        augmented: bool,
+        first_windows: int = 1,
+        first_window_repeats: int = 1,
+    ) -> None:
         config = policy.config
         if config.num_images > 1:
             raise ValueError(f"demonstrations are read with one camera; the policy has num_images={config.num_images}")
         chunk = config.chunk_size
-        frames, starts, labels, prompt_of, proprio = [], [], [], [], []
+        frames, starts, labels, prompt_of, proprio, firsts = [], [], [], [], [], []
         instructions = list(dict.fromkeys(d.instruction for d in demonstrations))
         num_frames = 0
         for demo in demonstrations:
@@ -72,6 +82,7 @@ class ChunkDataset:
             # Only frames at which a window starts are ever shown to the policy.
             frames += [_picture(frame, policy, augmented) for frame in demo.frames[:num_windows]]
             starts.append(num_frames + np.arange(num_windows))
+            firsts.append(num_frames + np.arange(min(first_windows, num_windows)))
             labels.append(_windows(encode_actions(demo.actions, policy), chunk))
             prompt_of.append(np.full(num_windows, instructions.index(demo.instruction)))
             if config.use_proprio:
@@ -84,6 +95,9 @@ class ChunkDataset:
         self.proprio = torch.from_numpy(np.concatenate(proprio)).float() if config.use_proprio else None
         self.chain_crops = config.image_chain != "resize"
         self._frame_of = torch.from_numpy(np.concatenate(starts))
+        # Every window has its own frame, so the two are numbered alike.
+        repeated = firsts * (first_window_repeats - 1)
+        self._epoch = np.concatenate([np.arange(len(self.bins)), *repeated])
         self._prompt_of = torch.from_numpy(np.concatenate(prompt_of))
         padded = policy.processor.pad_prompts([policy.processor.prompt_ids(text) for text in instructions])
         self._input_ids = torch.from_numpy(padded["input_ids"])
@@ -112,12 +126,12 @@ class ChunkDataset:
     def batch_indices(self, batch_size: int, step: int, seed: int) -> torch.Tensor:
         """Windows of batch `step` (from 0), ``[batch_size] int64``.
 
-        Batches walk through one endless sequence of shuffled epochs, so every window is used equally often and
-        every batch is full. The result depends on the arguments only.
+        Batches walk through one endless sequence of shuffled epochs, so every window is used equally often (a first
+        one `first_window_repeats` times as often) and every batch is full. The result depends on the arguments only.
         """
         positions = np.arange(step * batch_size, (step + 1) * batch_size)
-        epochs, places = np.divmod(positions, len(self))
-        order = {e: np.random.default_rng([seed, e]).permutation(len(self)) for e in np.unique(epochs)}
+        epochs, places = np.divmod(positions, len(self._epoch))
+        order = {e: np.random.default_rng([seed, e]).permutation(self._epoch) for e in np.unique(epochs)}
         return torch.from_numpy(np.array([order[e][p] for e, p in zip(epochs, places, strict=True)]))
 
 

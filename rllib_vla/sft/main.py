@@ -55,7 +55,13 @@ def run_sft(
         config.demos_dir, config.tasks, demos_per_task=config.demos_per_task, seed=config.seed
     )
     policy = make_policy(config, demonstrations)
-    dataset = ChunkDataset(demonstrations, policy, augmented=config.augmentation.enabled)
+    dataset = ChunkDataset(
+        demonstrations,
+        policy,
+        augmented=config.augmentation.enabled,
+        first_windows=config.first_windows,
+        first_window_repeats=config.first_window_repeats,
+    )
     trainer = SFTTrainer(config, policy, dataset)
     done = read_progress(trainer.state_path)
     if resume:

@@ -89,6 +89,18 @@ def test_batches_use_every_window_once_per_epoch_in_an_order_of_the_seed(demonst
     assert dataset.batch_indices(size, 2, seed=4).tolist() != drawn[2 * size : 3 * size].tolist()
 
 
+def test_first_windows_come_as_often_as_asked_and_all_others_once(full_range_policy):
+    dataset = ChunkDataset(
+        [demonstration(np.zeros((n, 7))) for n in (8, 12)],  # windows 0 and 1..5
+        full_range_policy,
+        augmented=False,
+        first_windows=2,
+        first_window_repeats=3,
+    )
+    epoch = dataset.batch_indices(12, 0, seed=0)
+    assert np.bincount(epoch).tolist() == [3, 3, 3, 1, 1, 1]
+
+
 def test_statistics_are_those_of_the_policys_gripper_convention():
     actions = np.zeros((100, 7))
     actions[:, 0] = np.linspace(-0.5, 1.0, 100)
