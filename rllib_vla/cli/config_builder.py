@@ -102,7 +102,7 @@ class ConfigBuilder:
         earlier = self._assignments.get(attribute)
         if earlier is not None:
             name = ".".join(map(str, earlier.path[-2:]))
-            self._report(assignment.path, f"sets the same thing as '{name}'; keep one of the two")
+            self._report(assignment.path, f"sets the same thing as '{name}'; write it in one way only")
             return
         self._assignments[attribute] = assignment
 

@@ -16,6 +16,7 @@ from rllib_vla.cli.checkpoints import check_checkpoint
 from rllib_vla.cli.config_builder import ConfigBuilder
 from rllib_vla.cli.environments import check_environment, is_class_path
 from rllib_vla.cli.experiment import CheckpointSettings, Experiment
+from rllib_vla.cli.extends import EXTENDS
 from rllib_vla.cli.problems import InputError, KeyPath, Problem, did_you_mean, nearest
 from rllib_vla.cli.search_space import sampler_of
 from rllib_vla.cli.stop_criteria import flatten_stop
@@ -26,6 +27,7 @@ from rllib_vla.logging.result_view import EVALUATION_SUCCESS
 DEFAULT_STORAGE_PATH = "runs"
 
 _KEYS: dict[str, Any] = {
+    EXTENDS: str,
     "run": str,
     "env": str | None,
     "config": dict | None,

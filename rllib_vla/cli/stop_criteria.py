@@ -66,7 +66,7 @@ def flatten_stop(stop: dict, report: Callable[[KeyPath, str], None]) -> dict[str
     """Returns stop criteria with nested keys joined by "/", the way Tune compares them.
 
     Args:
-        stop: Result key -> value, possibly nested.
+        stop: Result key -> value, possibly nested; null: no criterion (to undo one of an extended file).
         report: Called with (path, message) for names that no algorithm reports and for values of a wrong type.
     """
     criteria: dict[str, Any] = {}
@@ -81,7 +81,7 @@ def flatten_stop(stop: dict, report: Callable[[KeyPath, str], None]) -> dict[str
             message = _mistake(name, value)
             if message:
                 report(key_path, message)
-            else:
+            elif value is not None:
                 criteria[name] = value
 
     visit(stop, ())
@@ -102,6 +102,6 @@ def _mistake(name: str, value: Any) -> str | None:
                 f"unknown result; results are {', '.join(_TOP_LEVEL[:2])}, … or '<group>/<name>' with a "
                 f"group of {', '.join(_GROUPS)}"
             )
-    if not isinstance(value, int | float):
+    if not isinstance(value, int | float | None):
         return f"expected a number, got {value!r}"
     return None
