@@ -3,10 +3,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow lint format demos sft bench tensorboard clean
+.PHONY: help setup train test test-slow lint format config-reference demos sft bench tensorboard clean
 
 help:  ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 setup:  ## virtual environment, packages, system libraries (only what is missing)
 	@scripts/setup.sh $(VENV)
@@ -27,6 +27,9 @@ lint: setup  ## ruff check and format check
 format: setup  ## apply ruff's fixes and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+config-reference: setup  ## docs/config_reference.md, from GRPOConfig
+	$(BIN)/rllib config reference > docs/config_reference.md
 
 demos: setup  ## demonstrations of the scripted experts, for the cold start
 	OMP_NUM_THREADS=1 $(BIN)/python -m envs.libero.demonstrations --suite libero_blocks --out demos/libero_blocks \

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
+from rllib_vla.cli.resolved_settings import Setting
+
 
 @dataclasses.dataclass
 class CheckpointSettings:
@@ -51,6 +53,7 @@ class Experiment:
         scheduler_config: Its arguments.
         metric: Result key by which trials are compared.
         mode: Whether a high or a low `metric` is good.
+        settings: Every value with its origin, see `resolved_settings`.
     """
 
     name: str
@@ -71,3 +74,4 @@ class Experiment:
     scheduler_config: dict[str, Any] = dataclasses.field(default_factory=dict)
     metric: str | None = None
     mode: Literal["max", "min"] = "max"
+    settings: list[Setting] = dataclasses.field(default_factory=list)

@@ -18,6 +18,7 @@ from rllib_vla.cli.environments import check_environment, is_class_path
 from rllib_vla.cli.experiment import CheckpointSettings, Experiment
 from rllib_vla.cli.extends import EXTENDS
 from rllib_vla.cli.problems import InputError, KeyPath, Problem, did_you_mean, nearest
+from rllib_vla.cli.resolved_settings import Setting, config_settings, experiment_settings
 from rllib_vla.cli.search_space import sampler_of
 from rllib_vla.cli.stop_criteria import flatten_stop
 from rllib_vla.cli.value_types import ValueTypeError, check_value, import_dotted
@@ -159,14 +160,16 @@ class _ExperimentReader:
         if example.env is None and not example.is_offline and example.observation_space is None:
             self._report((), "no environment is given: add 'env: <suite or gymnasium id>'")
             return None
-        is_own = values.get("run", algo_class.__name__) in OWN_ALGORITHMS
+        run = values.get("run", algo_class.__name__)
+        is_own = run in OWN_ALGORITHMS
         checkpoints = _default_checkpoints(example, ranks_by_success=is_own)
         for attribute, value in given_checkpoints.items():
             setattr(checkpoints, attribute, value)
+        resolved = self._resolved_settings(values | {"run": run}, stop, checkpoints, builder)
         passed_on = ("num_samples", "max_failures", "max_concurrent_trials", "time_budget_s", "metric", "mode")
         return Experiment(
             name=self._name,
-            run=values.get("run", algo_class.__name__),
+            run=run,
             algo_class=algo_class,
             config=config,
             example_config=example,
@@ -177,8 +180,23 @@ class _ExperimentReader:
             restore=restore,
             scheduler=values.get("scheduler", "FIFO"),
             scheduler_config=values.get("scheduler_config") or {},
+            settings=resolved,
             **{key: values[key] for key in passed_on if key in values},
         )
+
+    def _resolved_settings(
+        self, values: dict[str, Any], stop: dict[str, Any], checkpoints: CheckpointSettings, builder: ConfigBuilder
+    ) -> list[Setting]:
+        def place(path: KeyPath) -> str:
+            return self._document.place((*self._path, *path))
+
+        given = {key: value for key, value in values.items() if key not in (EXTENDS, "env", "config")}
+        given["stop"] = stop
+        given["checkpoint_config"] = {
+            key: getattr(checkpoints, attribute) for key, (attribute, _) in _CHECKPOINT_KEYS.items()
+        }
+        defaults = builder.algo_class.get_default_config()
+        return [*experiment_settings(given, self._spec, place), *config_settings(builder.settings(), place, defaults)]
 
     def _report(self, path: KeyPath, message: str) -> None:
         self.problems.append(self._document.problem((*self._path, *path), message))

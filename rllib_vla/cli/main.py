@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from rllib_vla.cli import evaluate, example, train
+from rllib_vla.cli import config, evaluate, example, train
 
 app = typer.Typer(
     name="rllib",
@@ -16,6 +16,7 @@ app = typer.Typer(
 app.add_typer(train.app, name="train")
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(example.app, name="example")
+app.add_typer(config.app, name="config")
 
 
 if __name__ == "__main__":
