@@ -16,6 +16,7 @@ from rllib_vla.reporting.results import Configuration, Study, format_value, spli
 
 # Okabe and Ito's colours, which colour-blind people can tell apart.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_OTHERS = "#BBBBBB"  # configurations beyond the best, where there are more than colours
 _PANEL = (4.0, 2.7)  # inches
 _MAX_PANELS = 6
 _MAX_GRID_SIDE = 10
@@ -107,17 +108,20 @@ def parameter_figure(study: Study, x: str, y: str) -> Figure:
 
 def _draw_heat_map(ax: Axes, study: Study, x: str, y: str, xs: list, ys: list) -> Any:
     means = np.full((len(ys), len(xs)), np.nan)
+    is_behind = np.zeros(means.shape, bool)
+    last = max(c.iteration for c in study.configurations)
     for row, y_value in enumerate(ys):
         for column, x_value in enumerate(xs):
-            scores = [c.score for c in study.configurations if (_key(c, x), _key(c, y)) == (x_value, y_value)]
-            scores = [score for score in scores if not math.isnan(score)]
-            if scores:
-                means[row, column] = statistics.fmean(scores)
+            cell = [c for c in study.configurations if (_key(c, x), _key(c, y)) == (x_value, y_value)]
+            cell = [c for c in cell if not math.isnan(c.score)]
+            if cell:
+                means[row, column] = statistics.fmean(c.score for c in cell)
+                is_behind[row, column] = any(c.iteration < last for c in cell)
     finite = means[np.isfinite(means)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     image = ax.imshow(means, origin="lower", aspect="auto", cmap="viridis", vmin=low, vmax=max(high, low + 1e-3))
     for (row, column), mean in np.ndenumerate(means):
-        text = "-" if np.isnan(mean) else f"{mean:.2f}"
+        text = "-" if np.isnan(mean) else f"{mean:.2f}" + "*" * int(is_behind[row, column])
         is_dark = np.isnan(mean) or mean < (low + high) / 2
         ax.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if is_dark else "black")
     ax.set_facecolor("#999999")
@@ -168,8 +172,10 @@ def _draw_success(
             ax.plot(*zip(*series, strict=True), color=color, alpha=0.4, linewidth=0.9, label=name)
     if points:
         xs = [of(point) for point in points]
-        ax.fill_between(xs, [p.low for p in points], [p.high for p in points], color=color, alpha=0.15, linewidth=0)
         ax.plot(xs, [p.mean for p in points], color=color, marker="o", markersize=3.5, linewidth=1.5, label=label)
+        if color != _OTHERS:
+            lows, highs = [p.low for p in points], [p.high for p in points]
+            ax.fill_between(xs, lows, highs, color=color, alpha=0.15, linewidth=0)
 
 
 def _mean_series(configuration: Configuration, key: str) -> list[tuple[int, float]]:
@@ -196,10 +202,11 @@ def _panels(study: Study) -> list[tuple[str, list[Configuration]]]:
 
 def _colored(study: Study, configurations: list[Configuration]) -> list[tuple[str, Configuration]]:
     """Returns configurations with colours; equal labels have the same colour in all panels."""
-    labels = sorted({_short_label(study, c) for c in study.configurations})
-    colors = {label: _COLORS[index % len(_COLORS)] for index, label in enumerate(labels)}
-    ordered = sorted(configurations, key=lambda c: _short_label(study, c))
-    return [(colors[_short_label(study, c)], c) for c in ordered]
+    best_first = dict.fromkeys(_short_label(study, c) for c in study.configurations)
+    labels = sorted(list(best_first)[: len(_COLORS)])
+    colors = dict(zip(labels, _COLORS, strict=False))
+    ordered = sorted(configurations, key=lambda c: (_short_label(study, c) in colors, _short_label(study, c)))
+    return [(colors.get(_short_label(study, c), _OTHERS), c) for c in ordered]
 
 
 def _short_label(study: Study, configuration: Configuration) -> str:
@@ -250,6 +257,9 @@ def _add_legend(figure: Figure, axes: np.ndarray) -> None:
     entries: dict[str, Any] = {}
     for ax in axes.flat:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
+            entries.setdefault("others" if handle.get_color() == _OTHERS else label, handle)
     if len(entries) > 1:
-        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+        columns = 4 if max(map(len, entries)) < 24 else 2
+        figure.legend(
+            entries.values(), entries.keys(), loc="outside lower center", ncols=columns, fontsize=8, frameon=False
+        )

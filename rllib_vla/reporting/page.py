@@ -97,7 +97,7 @@ def make_sections(study: Study, *, axes: Sequence[str] | None = None) -> list[Se
     if len(x_y) == 2:
         text = (
             "Final success, mean over seeds and over all other parameters. Differences smaller than the intervals "
-            "in the table above mean little."
+            "in the table above mean little. *: measured at an earlier iteration than others."
         )
         sections.append(_figure_section("Parameters", text, "parameters", figures.parameter_figure(study, *x_y)))
     text = "Only groups with both successes and failures (mixed groups) teach anything."

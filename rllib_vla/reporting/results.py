@@ -153,6 +153,11 @@ class Configuration:
         return complete[-1] if complete else None
 
     @property
+    def iteration(self) -> int:
+        """The iteration that `score` speaks of."""
+        return min(trial.num_iterations for trial in self.trials) if self.final is None else self.final.iteration
+
+    @property
     def score(self) -> float:
         """What configurations are ranked by: final evaluation, or what sampling saw where nothing was evaluated."""
         if self.final is not None:
