@@ -69,6 +69,10 @@ class ConfigBuilder:
         for assignment in self._read(mapping, path):
             self._assignments[assignment.argument.attribute] = assignment
 
+    def resolve(self, key: str) -> Argument | None:
+        """Returns the setting that a flat key means, None if there is none."""
+        return self._schema.resolve(key)
+
     def value(self, key: str) -> Any:
         """Returns the value of a flat key: the given one, or the default."""
         attribute = self._schema.resolve(key).attribute

@@ -19,10 +19,12 @@ from rllib_vla.cli.experiment import CheckpointSettings, Experiment
 from rllib_vla.cli.extends import EXTENDS
 from rllib_vla.cli.problems import InputError, KeyPath, Problem, did_you_mean, nearest
 from rllib_vla.cli.resolved_settings import Setting, config_settings, experiment_settings
+from rllib_vla.cli.schedulers import FIFO, check_scheduler, make_scheduler
 from rllib_vla.cli.search_space import sampler_of
 from rllib_vla.cli.stop_criteria import flatten_stop
 from rllib_vla.cli.value_types import ValueTypeError, check_value, import_dotted
 from rllib_vla.cli.yaml_lines import Document
+from rllib_vla.logging.loggers import LOGGERS, missing_package, unknown_arguments
 from rllib_vla.logging.result_view import EVALUATION_SUCCESS
 
 DEFAULT_STORAGE_PATH = "runs"
@@ -45,6 +47,7 @@ _KEYS: dict[str, Any] = {
     "scheduler_config": dict | None,
     "metric": str | None,
     "mode": Literal["max", "min"],
+    "loggers": dict | None,
 }
 _RENAMED = {
     "local_dir": "storage_path",
@@ -153,6 +156,8 @@ class _ExperimentReader:
             builder.add({"env": values["env"]}, ())
         builder.override(self._overrides, ("--config",))
         self._check_environment(builder)
+        check_scheduler(values, builder.resolve, self._report)
+        loggers = self._read_loggers(values.get("loggers") or {})
         config = builder.build()
         if self.problems:
             return None
@@ -178,8 +183,10 @@ class _ExperimentReader:
             checkpoints=checkpoints,
             resources_per_trial=values.get("resources_per_trial"),
             restore=restore,
-            scheduler=values.get("scheduler", "FIFO"),
-            scheduler_config=values.get("scheduler_config") or {},
+            scheduler=make_scheduler(
+                values.get("scheduler", FIFO), values.get("scheduler_config") or {}, builder.resolve
+            ),
+            loggers=loggers,
             settings=resolved,
             **{key: values[key] for key in passed_on if key in values},
         )
@@ -283,6 +290,23 @@ class _ExperimentReader:
         if message:
             self._report(("restore",), message)
         return path
+
+    def _read_loggers(self, given: dict) -> dict[str, dict[str, Any]]:
+        loggers = {}
+        for name, arguments in given.items():
+            path = ("loggers", name)
+            if name not in LOGGERS:
+                self._report(path, f"unknown logger; {did_you_mean(name, LOGGERS)}")
+            elif not isinstance(arguments, dict | None):
+                self._report(path, "expected a mapping of its arguments, or nothing")
+            elif package := missing_package(name):
+                self._report(path, f"needs a package that is not installed: pip install {package}")
+            else:
+                unknown, known = unknown_arguments(name, arguments or {})
+                for key in unknown:
+                    self._report((*path, key), f"unknown argument; {did_you_mean(key, known)}")
+                loggers[name] = arguments or {}
+        return loggers
 
     def _check_resources(self, resources: dict) -> None:
         for key, value in resources.items():

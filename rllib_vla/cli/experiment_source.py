@@ -23,6 +23,7 @@ _OPTION_OF = {
     "scheduler": "--scheduler",
     "scheduler_config": "--scheduler-config",
     "stop": "--stop",
+    "loggers": "--wandb-…",
     "checkpoint_frequency": "--checkpoint-freq",
     "checkpoint_at_end": "--checkpoint-at-end",
     "num_to_keep": "--keep-checkpoints-num",
@@ -76,13 +77,19 @@ def apply_changes(document: Document, changes: dict[str, Any], name: str | None)
 def _change(document: Document, spec: dict, path: tuple[str, str], value: Any) -> None:
     experiment, key = path
     if isinstance(value, dict):
-        before = spec.get(key)
-        spec[key] = {**(before if isinstance(before, dict) else {}), **value}
+        spec[key] = _merged(spec.get(key), value)
         for inner in value:
             document.origins[(experiment, key, inner)] = _OPTION_OF.get(inner) or _OPTION_OF[key]
     else:
         spec[key] = value
         document.origins[(experiment, key)] = _OPTION_OF[key]
+
+
+def _merged(before: Any, changes: dict) -> dict:
+    result = dict(before) if isinstance(before, dict) else {}
+    for key, value in changes.items():
+        result[key] = _merged(result.get(key), value) if isinstance(value, dict) else value
+    return result
 
 
 def _is_url(source: str) -> bool:

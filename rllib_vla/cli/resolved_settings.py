@@ -18,6 +18,8 @@ from rllib_vla.cli.search_space import sampler_of
 DEFAULT = "default"
 # What RLlib fills in by itself, or keeps beside the settings.
 _HIDDEN = {"env_runner_cls", "callbacks_class", "algo_class"}
+# Would end up in files that people share.
+_SECRET = {"api_key", "tracking_token"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,8 @@ def experiment_settings(values: dict[str, Any], given: dict, place: Callable[[Ke
     settings = []
     for key, value in values.items():
         for path, leaf in _leaves(value, (key,)):
+            if path[-1] in _SECRET:
+                continue
             origin = place(path) if _is_given(given, path) else DEFAULT
             settings.append(Setting(path, leaf, origin))
     return settings

@@ -13,11 +13,12 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from rllib_vla import metrics
+from rllib_vla.cli.run_record import EXPERIMENT_FILE
+from rllib_vla.cli.summary import summarize_trial
 from rllib_vla.logging.result_view import EVALUATION_SUCCESS, format_duration, number
 from rllib_vla.reporting import figures
 from rllib_vla.reporting.results import Configuration, Study, TrialResults, format_value
 
-EXPERIMENT_FILE = "experiment.yaml"
 _MAX_CLIPS_PER_EVALUATION = 6
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
@@ -223,8 +224,6 @@ def _best_evaluation_text(study: Study) -> str:
 
 
 def _checkpoint_text(configuration: Configuration) -> str:
-    from rllib_vla.cli.summary import summarize_trial
-
     trial = max(configuration.trials, key=_best_rate)
     checkpoint = summarize_trial(trial.directory).best_checkpoint
     return "" if checkpoint is None else str(checkpoint)
