@@ -44,7 +44,7 @@ bench: setup  ## every speed claim, as a ratio against a baseline in the same ru
 	$(BIN)/python -m benchmarks
 
 tensorboard: setup  ## TensorBoard on all runs
-	$(BIN)/tensorboard --logdir runs
+	$(BIN)/rllib board
 
 clean:  ## remove the virtual environment and caches; runs, checkpoints and demonstrations stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache build *.egg-info

@@ -195,16 +195,12 @@ def _new_tuner(experiment: Experiment, directory: str, record: str) -> tune.Tune
             callbacks=[
                 driver_hooks.ForwardingCallback(),
                 ResultFileCallback(),
-                TensorBoardCallback(_as_markdown(record), with_layout=experiment.run in OWN_ALGORITHMS),
+                TensorBoardCallback(record, with_layout=experiment.run in OWN_ALGORITHMS),
                 *make_loggers(experiment.loggers),
             ],
             verbose=0,
         ),
     )
-
-
-def _as_markdown(record: str) -> str:
-    return "".join(f"    {line}\n" for line in record.splitlines())
 
 
 def _trainable(experiment: Experiment) -> type:

@@ -93,7 +93,7 @@ class TensorBoardCallback(TBXLoggerCallback):
     """Takes the place of Tune's own TensorBoard logger (one writer per run, as TensorBoard wants it).
 
     Args:
-        text: Markdown for the TEXT tab: settings, versions, commit.
+        text: For the TEXT tab: settings, versions, commit.
         with_layout: Whether results have the names of `LAYOUT` (those of GRPO).
     """
 
@@ -116,10 +116,9 @@ class TensorBoardCallback(TBXLoggerCallback):
                     for category, charts in LAYOUT.items()
                 }
             )
-        searched = "".join(f"- {name}: {value}\n" for name, value in searched_values(trial).items())
-        writer.add_text(
-            "settings", f"Searched values of this trial:\n\n{searched}\n{self._text}" if searched else self._text
-        )
+        writer.add_text("settings", f"```\n{self._text}\n```")
+        if searched := searched_values(trial):
+            writer.add_text("searched", "\n".join(f"- {name}: {value}" for name, value in searched.items()))
         experiment, start, _ = hparams(_hparams(trial), {f"{_PREFIX}{tag}": 0.0 for tag in _HPARAM_METRICS})
         for summary in (experiment, start):
             writer.file_writer.add_summary(summary)
