@@ -28,6 +28,7 @@ def report(
         except ValueError as error:
             raise InputError(str(error)) from error
     console = make_console()
-    console.print(f"{len(study.trials)} trials in {len(study.configurations)} configurations", highlight=False)
+    counts = [(len(study.trials), "trial"), (len(study.configurations), "configuration")]
+    console.print(" in ".join(f"{n} {word}{'s' * (n > 1)}" for n, word in counts), highlight=False)
     for label, path in (("Page", page), ("Markdown", markdown)):
         console.print(f"  {label + ':':<13}{readable_path(path)}", highlight=False, soft_wrap=True)

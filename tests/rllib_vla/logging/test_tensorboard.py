@@ -38,6 +38,7 @@ class MadeUpTrial:
     config: dict[str, Any]
     evaluated_params: dict[str, Any]
     trial_id: str = "abc_00000"
+    checkpoint: None = None
 
     @property
     def storage(self) -> Storage:
