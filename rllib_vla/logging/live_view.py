@@ -74,15 +74,20 @@ def trend(scores: deque[float]) -> str:
     return "".join(_BLOCKS[round((score - low) / (high - low) * (len(_BLOCKS) - 1))] for score in scores)
 
 
-def live_table(rows: list[list[str]], *, with_names: bool) -> Table:
+def live_table(rows: list[list[str]], *, num_ended: int, num_trials: int) -> Table:
     """Returns the table.
 
     Args:
         rows: From `TrialRow.cells`.
-        with_names: Whether there are several trials to tell apart.
+        num_ended: Trials that are over.
+        num_trials: Trials in all; with several, rows carry names.
     """
+    with_names = num_trials > 1
     header = ["trial", "iteration", "success", "evaluation", "mixed", "steps/s", "left", "now"]
     table = Table(*(header if with_names else header[1:]), box=None, pad_edge=False, header_style="dim")
+    if with_names:
+        table.caption = f"{num_ended} of {num_trials} trials over"
+        table.caption_justify = "left"
     for row in rows:
         table.add_row(*(row if with_names else row[1:]))
     return table

@@ -97,7 +97,9 @@ class ProgressCallback(Callback):
                 if fields is not None or trial.trial_id in self._rows
             ]
             waiting = Text(f"starting ... {format_duration(now - self._start)}")
-            self._live.update(live_table(rows, with_names=self._num_trials > 1) if rows else waiting)
+            num_ended = sum(trial.is_finished() for trial in trials)
+            table = live_table(rows, num_ended=num_ended, num_trials=self._num_trials)
+            self._live.update(table if rows else waiting)
         elif any(progress.values()) and now - self._last_line >= self._heartbeat_s:
             self._last_line = now
             for trial, fields in progress.items():

@@ -1,3 +1,4 @@
+import io
 from collections import deque
 
 import pytest
@@ -16,9 +17,9 @@ def result(iteration: int, success: float, evaluation: float | None = None) -> d
     return flat if evaluation is None else flat | {"evaluation/success_rate": evaluation}
 
 
-def shown(rows: list[list[str]], *, with_names: bool = False) -> str:
-    console = Console(width=140, record=True, quiet=True)
-    console.print(live_table(rows, with_names=with_names))
+def shown(rows: list[list[str]], *, num_trials: int = 1) -> str:
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(live_table(rows, num_ended=2, num_trials=num_trials))
     return console.export_text()
 
 
@@ -34,7 +35,9 @@ def test_row_shows_trend_best_speed_and_time_to_go():
     for part in expected:
         position = line.index(part, position)
     assert "00003" not in line
-    assert "00003" in shown([row.cells(fields, 12.0)], with_names=True)
+    several = shown([row.cells(fields, 12.0)], num_trials=5)
+    assert "00003" in several
+    assert "2 of 5 trials over" in several
 
 
 def test_row_before_the_first_result():
