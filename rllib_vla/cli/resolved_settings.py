@@ -86,7 +86,7 @@ def config_settings(
         for leaf_path, leaf in _leaves(value, path):
             inner = leaf_path[len(path) :]
             origin = DEFAULT if is_default else place((*(given_at or ()), *inner))
-            found.append(Setting(leaf_path, _named(leaf), origin, is_rllib_default))
+            found.append(Setting(leaf_path, _as_in_a_file(leaf), origin, is_rllib_default))
     return found
 
 
@@ -150,15 +150,16 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float | bool)
 
 
-def _named(value: Any) -> Any:
-    """Returns a class or function as the dotted name that a file could give."""
+def _as_in_a_file(value: Any) -> Any:
+    """Returns a value as a file could give it: classes and functions as dotted names, tuples as lists."""
+    if isinstance(value, tuple):
+        return list(value)
     if inspect.isclass(value) or inspect.isroutine(value):
         return f"{value.__module__}.{value.__qualname__}"
     return value
 
 
 def _scalar(value: Any) -> str:
-    value = list(value) if isinstance(value, tuple) else value
     try:
         text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False)
     except yaml.YAMLError:
