@@ -16,6 +16,7 @@ from rich.text import Text
 
 from rllib_vla.logging.live_view import TrialRow, live_table
 from rllib_vla.logging.progress_file import read_progress
+from rllib_vla.logging.result_file import searched_values
 from rllib_vla.logging.result_view import (
     TimeToGo,
     evaluation_score,
@@ -23,6 +24,7 @@ from rllib_vla.logging.result_view import (
     format_duration,
     format_iteration,
     format_progress,
+    format_value,
     number,
 )
 
@@ -64,7 +66,8 @@ class ProgressCallback(Callback):
     @override(Callback)
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info) -> None:
         if self._num_trials > 1:
-            searched = ", ".join(f"{key}={value}" for key, value in (trial.evaluated_params or {}).items())
+            # A scheduler may have changed them since the trial was made.
+            searched = ", ".join(f"{key}={format_value(value)}" for key, value in searched_values(trial).items())
             self._print(trial, f"started {escape(searched)}")
 
     @override(Callback)

@@ -116,6 +116,11 @@ def format_duration(seconds: float) -> str:
     return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
 
 
+def format_value(value: Any) -> str:
+    """Writes a parameter's value: numbers with up to four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def format_iteration(flat: dict[str, Any], seconds_to_go: float | None, best: float | None = None) -> str:
     """Returns the line of one iteration: score, group contrast, speed, time.
 

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rllib_vla import metrics
-from rllib_vla.reporting.results import Configuration, Study, format_value, split_seconds
+from rllib_vla.logging.result_view import format_value
+from rllib_vla.reporting.results import Configuration, Study, split_seconds
 
 # Okabe and Ito's colours, which colour-blind people can tell apart.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

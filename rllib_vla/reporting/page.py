@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from rllib_vla import metrics
 from rllib_vla.cli.run_record import EXPERIMENT_FILE
 from rllib_vla.cli.summary import summarize_trial
-from rllib_vla.logging.result_view import EVALUATION_SUCCESS, format_duration, number
+from rllib_vla.logging.result_view import EVALUATION_SUCCESS, format_duration, format_value, number
 from rllib_vla.reporting import figures
-from rllib_vla.reporting.results import Configuration, Study, TrialResults, format_value
+from rllib_vla.reporting.results import Configuration, Study, TrialResults
 
 _MAX_CLIPS_PER_EVALUATION = 6
 _STYLE = """

@@ -15,7 +15,7 @@ from scipy.stats import t as student_t
 
 from rllib_vla import metrics
 from rllib_vla.evaluation.confidence import wilson_interval
-from rllib_vla.logging.result_view import flatten, number, read_results
+from rllib_vla.logging.result_view import flatten, format_value, number, read_results
 
 SEED = "seed"
 # Parameters that come first where there is an order to choose.
@@ -227,11 +227,6 @@ def split_seconds(result: dict[str, Any], *, is_first: bool = False) -> dict[str
         seconds["evaluation"] += number(result, f"evaluation_at_start/{metrics.TIME_EVALUATE}") or 0.0
     total = number(result, "time_this_iter_s") or 0.0
     return seconds | {"other": max(0.0, total - sum(seconds.values()))}
-
-
-def format_value(value: Any) -> str:
-    """Writes a parameter's value: numbers with up to four digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _read_trials(directory: Path) -> list[TrialResults]:
