@@ -3,10 +3,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow lint format demos sft bench tensorboard clean
+.PHONY: help setup train test test-slow lint format config-reference demos sft bench tensorboard clean
 
 help:  ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 setup:  ## virtual environment, packages, system libraries (only what is missing)
 	@scripts/setup.sh $(VENV)
@@ -28,6 +28,9 @@ format: setup  ## apply ruff's fixes and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+config-reference: setup  ## docs/config_reference.md, from GRPOConfig
+	$(BIN)/rllib config reference > docs/config_reference.md
+
 demos: setup  ## demonstrations of the scripted experts, for the cold start
 	OMP_NUM_THREADS=1 $(BIN)/python -m envs.libero.demonstrations --suite libero_blocks --out demos/libero_blocks \
 		--tasks lift_red_cube lift_blue_cube lift_green_cube --num-demos 300 --action-noise 0.05 --wander-steps 6
@@ -41,7 +44,7 @@ bench: setup  ## every speed claim, as a ratio against a baseline in the same ru
 	$(BIN)/python -m benchmarks
 
 tensorboard: setup  ## TensorBoard on all runs
-	$(BIN)/tensorboard --logdir runs
+	$(BIN)/rllib board
 
 clean:  ## remove the virtual environment and caches; runs, checkpoints and demonstrations stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache build *.egg-info

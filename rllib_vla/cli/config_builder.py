@@ -47,6 +47,7 @@ class ConfigBuilder:
     """
 
     def __init__(self, algo_class: type, report: Report, base: AlgorithmConfig | None = None):
+        self.algo_class = algo_class
         self._base = algo_class.get_default_config() if base is None else base.copy(copy_frozen=False)
         self._schema = ConfigSchema(self._base)
         self._user_report = report
@@ -67,6 +68,10 @@ class ConfigBuilder:
         """Adds settings that win over what was given before (command-line options)."""
         for assignment in self._read(mapping, path):
             self._assignments[assignment.argument.attribute] = assignment
+
+    def resolve(self, key: str) -> Argument | None:
+        """Returns the setting that a flat key means, None if there is none."""
+        return self._schema.resolve(key)
 
     def value(self, key: str) -> Any:
         """Returns the value of a flat key: the given one, or the default."""
@@ -93,6 +98,21 @@ class ConfigBuilder:
         """Returns a config without search spaces: the first alternative of each."""
         return self._apply_concrete(self._at(next(search_space.points(self._searches()))))
 
+    def settings(self) -> list[tuple[Argument, Any, KeyPath | None]]:
+        """Returns every setting with its value (the given one, or the default) and where it was given."""
+        found = []
+        seen = set()
+        for argument in self._schema.flat.values():
+            if argument.attribute in seen:
+                continue
+            seen.add(argument.attribute)
+            assignment = self._assignments.get(argument.attribute)
+            if assignment is not None:
+                found.append((argument, assignment.value, assignment.path))
+            elif argument.section is not None and hasattr(self._base, argument.attribute):
+                found.append((argument, getattr(self._base, argument.attribute), None))
+        return found
+
     def _report(self, path: KeyPath, message: str) -> None:
         self._num_problems += 1
         self._user_report(path, message)
@@ -102,7 +122,7 @@ class ConfigBuilder:
         earlier = self._assignments.get(attribute)
         if earlier is not None:
             name = ".".join(map(str, earlier.path[-2:]))
-            self._report(assignment.path, f"sets the same thing as '{name}'; keep one of the two")
+            self._report(assignment.path, f"sets the same thing as '{name}'; write it in one way only")
             return
         self._assignments[attribute] = assignment
 

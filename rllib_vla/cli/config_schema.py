@@ -48,12 +48,14 @@ class Argument:
         name: Keyword of that method.
         attribute: Attribute of the config object that holds the value.
         annotation: Resolved type hint; `Any` where nothing is known.
+        is_own: Whether the algorithm's own config class declares it, not RLlib's `AlgorithmConfig`.
     """
 
     section: str | None
     name: str
     attribute: str
     annotation: Any
+    is_own: bool = False
 
 
 class ConfigSchema:
@@ -116,7 +118,9 @@ class ConfigSchema:
                     self.deprecated.add(key)
                     continue
                 attribute = _attribute_of(key, config_class, attributes)
-                arguments[key] = Argument(name, key, attribute, _annotation_of(parameter, method))
+                arguments[key] = Argument(
+                    name, key, attribute, _annotation_of(parameter, method), is_own=cls is not AlgorithmConfig
+                )
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
                 break
         return arguments

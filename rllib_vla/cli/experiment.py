@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.tune.schedulers import TrialScheduler
+
+from rllib_vla.cli.resolved_settings import Setting
 
 
 @dataclasses.dataclass
@@ -47,10 +50,11 @@ class Experiment:
         restore: Checkpoint from which every trial starts.
         max_concurrent_trials: Upper limit of trials at a time; None: what the machine can hold.
         time_budget_s: Wall-clock limit of the whole experiment in seconds.
-        scheduler: Tune scheduler by name.
-        scheduler_config: Its arguments.
+        scheduler: Tune scheduler; None: trials run in order to their end.
         metric: Result key by which trials are compared.
         mode: Whether a high or a low `metric` is good.
+        loggers: Experiment trackers by name, with the arguments of their Tune callbacks.
+        settings: Every value with its origin, see `resolved_settings`.
     """
 
     name: str
@@ -67,7 +71,8 @@ class Experiment:
     restore: Path | None = None
     max_concurrent_trials: int | None = None
     time_budget_s: float | None = None
-    scheduler: str = "FIFO"
-    scheduler_config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    scheduler: TrialScheduler | None = None
     metric: str | None = None
     mode: Literal["max", "min"] = "max"
+    loggers: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    settings: list[Setting] = dataclasses.field(default_factory=list)

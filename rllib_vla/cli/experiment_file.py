@@ -16,16 +16,21 @@ from rllib_vla.cli.checkpoints import check_checkpoint
 from rllib_vla.cli.config_builder import ConfigBuilder
 from rllib_vla.cli.environments import check_environment, is_class_path
 from rllib_vla.cli.experiment import CheckpointSettings, Experiment
+from rllib_vla.cli.extends import EXTENDS
 from rllib_vla.cli.problems import InputError, KeyPath, Problem, did_you_mean, nearest
+from rllib_vla.cli.resolved_settings import Setting, config_settings, experiment_settings
+from rllib_vla.cli.schedulers import FIFO, check_scheduler, make_scheduler
 from rllib_vla.cli.search_space import sampler_of
 from rllib_vla.cli.stop_criteria import flatten_stop
 from rllib_vla.cli.value_types import ValueTypeError, check_value, import_dotted
 from rllib_vla.cli.yaml_lines import Document
+from rllib_vla.logging.loggers import LOGGERS, missing_package, unknown_arguments
 from rllib_vla.logging.result_view import EVALUATION_SUCCESS
 
 DEFAULT_STORAGE_PATH = "runs"
 
 _KEYS: dict[str, Any] = {
+    EXTENDS: str,
     "run": str,
     "env": str | None,
     "config": dict | None,
@@ -42,6 +47,7 @@ _KEYS: dict[str, Any] = {
     "scheduler_config": dict | None,
     "metric": str | None,
     "mode": Literal["max", "min"],
+    "loggers": dict | None,
 }
 _RENAMED = {
     "local_dir": "storage_path",
@@ -150,6 +156,8 @@ class _ExperimentReader:
             builder.add({"env": values["env"]}, ())
         builder.override(self._overrides, ("--config",))
         self._check_environment(builder)
+        check_scheduler(values, builder.resolve, self._report)
+        loggers = self._read_loggers(values.get("loggers") or {})
         config = builder.build()
         if self.problems:
             return None
@@ -157,14 +165,16 @@ class _ExperimentReader:
         if example.env is None and not example.is_offline and example.observation_space is None:
             self._report((), "no environment is given: add 'env: <suite or gymnasium id>'")
             return None
-        is_own = values.get("run", algo_class.__name__) in OWN_ALGORITHMS
+        run = values.get("run", algo_class.__name__)
+        is_own = run in OWN_ALGORITHMS
         checkpoints = _default_checkpoints(example, ranks_by_success=is_own)
         for attribute, value in given_checkpoints.items():
             setattr(checkpoints, attribute, value)
+        resolved = self._resolved_settings(values | {"run": run}, stop, checkpoints, builder)
         passed_on = ("num_samples", "max_failures", "max_concurrent_trials", "time_budget_s", "metric", "mode")
         return Experiment(
             name=self._name,
-            run=values.get("run", algo_class.__name__),
+            run=run,
             algo_class=algo_class,
             config=config,
             example_config=example,
@@ -173,10 +183,27 @@ class _ExperimentReader:
             checkpoints=checkpoints,
             resources_per_trial=values.get("resources_per_trial"),
             restore=restore,
-            scheduler=values.get("scheduler", "FIFO"),
-            scheduler_config=values.get("scheduler_config") or {},
+            scheduler=make_scheduler(
+                values.get("scheduler", FIFO), values.get("scheduler_config") or {}, builder.resolve
+            ),
+            loggers=loggers,
+            settings=resolved,
             **{key: values[key] for key in passed_on if key in values},
         )
+
+    def _resolved_settings(
+        self, values: dict[str, Any], stop: dict[str, Any], checkpoints: CheckpointSettings, builder: ConfigBuilder
+    ) -> list[Setting]:
+        def place(path: KeyPath) -> str:
+            return self._document.place((*self._path, *path))
+
+        given = {key: value for key, value in values.items() if key not in (EXTENDS, "env", "config")}
+        given["stop"] = stop
+        given["checkpoint_config"] = {
+            key: getattr(checkpoints, attribute) for key, (attribute, _) in _CHECKPOINT_KEYS.items()
+        }
+        defaults = builder.algo_class.get_default_config()
+        return [*experiment_settings(given, self._spec, place), *config_settings(builder.settings(), place, defaults)]
 
     def _report(self, path: KeyPath, message: str) -> None:
         self.problems.append(self._document.problem((*self._path, *path), message))
@@ -263,6 +290,23 @@ class _ExperimentReader:
         if message:
             self._report(("restore",), message)
         return path
+
+    def _read_loggers(self, given: dict) -> dict[str, dict[str, Any]]:
+        loggers = {}
+        for name, arguments in given.items():
+            path = ("loggers", name)
+            if name not in LOGGERS:
+                self._report(path, f"unknown logger; {did_you_mean(name, LOGGERS)}")
+            elif not isinstance(arguments, dict | None):
+                self._report(path, "expected a mapping of its arguments, or nothing")
+            elif package := missing_package(name):
+                self._report(path, f"needs a package that is not installed: pip install {package}")
+            else:
+                unknown, known = unknown_arguments(name, arguments or {})
+                for key in unknown:
+                    self._report((*path, key), f"unknown argument; {did_you_mean(key, known)}")
+                loggers[name] = arguments or {}
+        return loggers
 
     def _check_resources(self, resources: dict) -> None:
         for key, value in resources.items():

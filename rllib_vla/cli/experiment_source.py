@@ -5,12 +5,14 @@ from __future__ import annotations
 import runpy
 import traceback
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
+from rllib_vla.cli.extends import resolve_extends
 from rllib_vla.cli.problems import InputError, Problem, readable_path
 from rllib_vla.cli.yaml_lines import Document, load_yaml, parse_yaml
 
@@ -21,6 +23,7 @@ _OPTION_OF = {
     "scheduler": "--scheduler",
     "scheduler_config": "--scheduler-config",
     "stop": "--stop",
+    "loggers": "--wandb-…",
     "checkpoint_frequency": "--checkpoint-freq",
     "checkpoint_at_end": "--checkpoint-at-end",
     "num_to_keep": "--keep-checkpoints-num",
@@ -38,16 +41,11 @@ def load_source(source: str) -> tuple[Document, AlgorithmConfig | None]:
     Raises:
         InputError: It cannot be read or has the wrong form.
     """
-    if source.startswith(("http://", "https://")):
-        return _load_url(source), None
-    path = Path(source)
-    if not path.is_file():
-        raise InputError(f"no such file: {source}")
-    if path.suffix == ".py":
-        return _load_python(path)
-    if path.suffix not in (".yaml", ".yml", ".json"):
-        raise InputError(f"{source}: expected a .yaml or .py file")
-    return load_yaml(path), None
+    if not _is_url(source) and Path(source).suffix == ".py":
+        return _load_python(Path(source))
+    document = _load_document(source)
+    resolve_extends(document, lambda other: _load_document(_relative_to(source, other)))
+    return document, None
 
 
 def apply_changes(document: Document, changes: dict[str, Any], name: str | None) -> None:
@@ -68,7 +66,8 @@ def apply_changes(document: Document, changes: dict[str, Any], name: str | None)
             raise InputError([Problem("the file holds several experiments", source="--experiment-name")])
         (old_name,) = document.data
         document.data = {name: document.data[old_name]}
-        document.lines |= {(name, *path[1:]): line for path, line in document.lines.items() if path[:1] == (old_name,)}
+        for places in (document.lines, document.sources):
+            places |= {(name, *path[1:]): place for path, place in places.items() if path[:1] == (old_name,)}
     for experiment, spec in document.data.items():
         if isinstance(spec, dict):
             for key, value in changes.items():
@@ -78,13 +77,41 @@ def apply_changes(document: Document, changes: dict[str, Any], name: str | None)
 def _change(document: Document, spec: dict, path: tuple[str, str], value: Any) -> None:
     experiment, key = path
     if isinstance(value, dict):
-        before = spec.get(key)
-        spec[key] = {**(before if isinstance(before, dict) else {}), **value}
+        spec[key] = _merged(spec.get(key), value)
         for inner in value:
             document.origins[(experiment, key, inner)] = _OPTION_OF.get(inner) or _OPTION_OF[key]
     else:
         spec[key] = value
         document.origins[(experiment, key)] = _OPTION_OF[key]
+
+
+def _merged(before: Any, changes: dict) -> dict:
+    result = dict(before) if isinstance(before, dict) else {}
+    for key, value in changes.items():
+        result[key] = _merged(result.get(key), value) if isinstance(value, dict) else value
+    return result
+
+
+def _is_url(source: str) -> bool:
+    return source.startswith(("http://", "https://"))
+
+
+def _relative_to(source: str, other: str) -> str:
+    """Returns where `other` is, as written in the file or URL `source`."""
+    if _is_url(source) or _is_url(other):
+        return urllib.parse.urljoin(source, other)
+    return str(Path(source).parent / Path(other).expanduser())
+
+
+def _load_document(source: str) -> Document:
+    if _is_url(source):
+        return _load_url(source)
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(f"no such file: {readable_path(path)}")
+    if path.suffix not in (".yaml", ".yml", ".json"):
+        raise InputError(f"{readable_path(path)}: expected a .yaml or .py file")
+    return load_yaml(path)
 
 
 def _load_url(url: str) -> Document:
@@ -97,6 +124,8 @@ def _load_url(url: str) -> Document:
 
 def _load_python(path: Path) -> tuple[Document, AlgorithmConfig]:
     source = readable_path(path)
+    if not path.is_file():
+        raise InputError(f"no such file: {source}")
     try:
         names = runpy.run_path(str(path), run_name="__rllib__")
     except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from rllib_vla.cli import evaluate, example, train
+from rllib_vla.cli import board, config, evaluate, example, report, train
 
 app = typer.Typer(
     name="rllib",
@@ -15,7 +15,10 @@ app = typer.Typer(
 )
 app.add_typer(train.app, name="train")
 app.command("evaluate")(evaluate.evaluate)
+app.command("report")(report.report)
+app.command("board")(board.board)
 app.add_typer(example.app, name="example")
+app.add_typer(config.app, name="config")
 
 
 if __name__ == "__main__":

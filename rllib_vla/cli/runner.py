@@ -18,12 +18,16 @@ from rllib_vla.cli.algorithms import OWN_ALGORITHMS
 from rllib_vla.cli.checkpoint_results import RecordCheckpointResults
 from rllib_vla.cli.experiment import Experiment
 from rllib_vla.cli.interrupt import InterruptCallback
-from rllib_vla.cli.problems import InputError, readable_path
+from rllib_vla.cli.problems import readable_path
 from rllib_vla.cli.resources import check_resources, machine_resources
 from rllib_vla.cli.resume import UseValidCheckpoints, find_experiment, resume_config
+from rllib_vla.cli.run_record import record_text, write_record
 from rllib_vla.cli.summary import print_summary
+from rllib_vla.logging.loggers import make_loggers
 from rllib_vla.logging.noise import filter_worker_output
 from rllib_vla.logging.progress import ProgressCallback
+from rllib_vla.logging.result_file import ResultFileCallback
+from rllib_vla.logging.tensorboard import TensorBoardCallback
 
 # Files reach the experiment directory this often (seconds); Tune's default of five minutes would show TensorBoard
 # old curves and lose as much when the machine dies.
@@ -43,7 +47,6 @@ class RunOptions:
         object_store_memory: Bytes.
         dashboard: Whether to start Ray's dashboard.
         log_level: Of Ray and RLlib ("ERROR", "INFO", "DEBUG").
-        callbacks: Further Tune callbacks (W&B).
     """
 
     resume: bool = False
@@ -54,7 +57,6 @@ class RunOptions:
     object_store_memory: int | None = None
     dashboard: bool = False
     log_level: str = "ERROR"
-    callbacks: list[tune.Callback] = dataclasses.field(default_factory=list)
 
 
 def run_experiments(experiments: list[Experiment], options: RunOptions, console: Console) -> int:
@@ -139,7 +141,9 @@ def _run(experiment: Experiment, directory: str, options: RunOptions, console: C
         hooks.append(UseValidCheckpoints(say, manifest_required=experiment.run in OWN_ALGORITHMS))
         tuner = _restored_tuner(experiment, path)
     else:
-        tuner = _new_tuner(experiment, directory, options)
+        record = record_text(experiment)
+        write_record(record, path)
+        tuner = _new_tuner(experiment, directory, record)
     driver_hooks.activate(hooks, experiment.stop)
     try:
         with interrupt:
@@ -161,7 +165,7 @@ def _restored_tuner(experiment: Experiment, path: str) -> tune.Tuner:
     )
 
 
-def _new_tuner(experiment: Experiment, directory: str, options: RunOptions) -> tune.Tuner:
+def _new_tuner(experiment: Experiment, directory: str, record: str) -> tune.Tuner:
     checkpoints = experiment.checkpoints
     return tune.Tuner(
         _trainable(experiment),
@@ -172,7 +176,7 @@ def _new_tuner(experiment: Experiment, directory: str, options: RunOptions) -> t
             num_samples=experiment.num_samples,
             max_concurrent_trials=experiment.max_concurrent_trials,
             time_budget_s=experiment.time_budget_s,
-            scheduler=_scheduler(experiment),
+            scheduler=experiment.scheduler,
             trial_dirname_creator=_trial_directory_name,
         ),
         run_config=tune.RunConfig(
@@ -188,7 +192,12 @@ def _new_tuner(experiment: Experiment, directory: str, options: RunOptions) -> t
                 checkpoint_score_order=checkpoints.score_order,
             ),
             sync_config=tune.SyncConfig(sync_period=_SYNC_PERIOD_S, sync_artifacts=True),
-            callbacks=[driver_hooks.ForwardingCallback(), *options.callbacks],
+            callbacks=[
+                driver_hooks.ForwardingCallback(),
+                ResultFileCallback(),
+                TensorBoardCallback(record, with_layout=experiment.run in OWN_ALGORITHMS),
+                *make_loggers(experiment.loggers),
+            ],
             verbose=0,
         ),
     )
@@ -205,15 +214,6 @@ def _trainable(experiment: Experiment) -> type:
 def _restore_algorithm(*, algorithm: Any, path: str, **info: Any) -> None:
     """RLlib callback: starts a trial from a checkpoint."""
     algorithm.restore_from_path(path)
-
-
-def _scheduler(experiment: Experiment) -> tune.schedulers.TrialScheduler | None:
-    if experiment.scheduler.upper() == "FIFO":
-        return None
-    try:
-        return tune.create_scheduler(experiment.scheduler.lower(), **experiment.scheduler_config)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"scheduler '{experiment.scheduler}': {error}") from error
 
 
 def _trial_directory_name(trial: tune.experiment.Trial) -> str:

@@ -66,7 +66,7 @@ def flatten_stop(stop: dict, report: Callable[[KeyPath, str], None]) -> dict[str
     """Returns stop criteria with nested keys joined by "/", the way Tune compares them.
 
     Args:
-        stop: Result key -> value, possibly nested.
+        stop: Result key -> value, possibly nested; null: no criterion (to undo one of an extended file).
         report: Called with (path, message) for names that no algorithm reports and for values of a wrong type.
     """
     criteria: dict[str, Any] = {}
@@ -81,14 +81,15 @@ def flatten_stop(stop: dict, report: Callable[[KeyPath, str], None]) -> dict[str
             message = _mistake(name, value)
             if message:
                 report(key_path, message)
-            else:
+            elif value is not None:
                 criteria[name] = value
 
     visit(stop, ())
     return criteria
 
 
-def _mistake(name: str, value: Any) -> str | None:
+def name_mistake(name: str) -> str | None:
+    """Returns what is wrong with the name of a result, None if an algorithm may report it."""
     if name in _RENAMED:
         return f"is never reported on the new API stack; use '{_RENAMED[name]}'"
     if name not in _KNOWN:
@@ -102,6 +103,10 @@ def _mistake(name: str, value: Any) -> str | None:
                 f"unknown result; results are {', '.join(_TOP_LEVEL[:2])}, … or '<group>/<name>' with a "
                 f"group of {', '.join(_GROUPS)}"
             )
-    if not isinstance(value, int | float):
-        return f"expected a number, got {value!r}"
     return None
+
+
+def _mistake(name: str, value: Any) -> str | None:
+    if (message := name_mistake(name)) is not None:
+        return message
+    return None if isinstance(value, int | float | None) else f"expected a number, got {value!r}"

@@ -84,6 +84,7 @@ def print_summary(experiment_path: str, console: Console, *, interrupted: bool) 
     ]
     if best:
         lines.append(("Evaluate", f"rllib evaluate {readable_path(best.best_checkpoint)}"))
+    lines.append(("Report", f"rllib report {readable_path(experiment_dir)}"))
     if interrupted:
         lines.append(("Continue", "the same command with --resume"))
     for label, text in lines:

@@ -134,6 +134,9 @@ def file(
             "scheduler": scheduler,
             "scheduler_config": options.parse_mapping(scheduler_config, "--scheduler-config"),
         }
+        wandb = {"api_key": wandb_key, "project": wandb_project, "name": wandb_run_name}
+        if wandb := {key: value for key, value in wandb.items() if value is not None}:
+            changes["loggers"] = {"wandb": wandb}
         overrides = options.parse_mapping(config, "--config") | _local_overrides(local_mode)
         if env is not None:
             overrides["env"] = env
@@ -144,7 +147,6 @@ def file(
             overrides=overrides,
             experiment_name=experiment_name,
             dry_run=dry_run,
-            wandb={"api_key": wandb_key, "project": wandb_project, "name": wandb_run_name},
             resume=resume,
             ray_address=ray_address,
             num_cpus=ray_num_cpus,
@@ -187,7 +189,6 @@ def _train(
     changes: dict[str, Any] | None = None,
     overrides: dict[str, Any],
     dry_run: bool,
-    wandb: dict[str, str | None] | None = None,
     **run_options: Any,
 ) -> None:
     """Checks everything, then runs it; exits with the runner's code."""
@@ -206,17 +207,4 @@ def _train(
         for experiment in experiments:
             console.print(f"{experiment.name}: {experiment.run} on {experiment.example_config.env}, no problem found")
         return
-    run = RunOptions(callbacks=_wandb_callbacks(wandb or {}), **run_options)
-    raise typer.Exit(run_experiments(experiments, run, console))
-
-
-def _wandb_callbacks(settings: dict[str, str | None]) -> list[Any]:
-    given = {key: value for key, value in settings.items() if value is not None}
-    if not given:
-        return []
-    try:
-        from ray.air.integrations.wandb import WandbLoggerCallback
-
-        return [WandbLoggerCallback(**given)]
-    except (ImportError, RuntimeError) as error:
-        raise InputError([Problem(f"needs 'pip install wandb' ({error})", source="--wandb-*")]) from error
+    raise typer.Exit(run_experiments(experiments, RunOptions(**run_options), console))

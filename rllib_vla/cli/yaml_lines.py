@@ -50,6 +50,7 @@ class Document:
         lines: Key path -> line number (1-based) of that key or list item.
         problems: Mistakes found while reading (duplicate keys).
         origins: Key path -> command-line option that gave the value (instead of a line).
+        sources: Key path -> file that its line is in, where that is not `source` (``extends``).
     """
 
     data: Any
@@ -57,20 +58,35 @@ class Document:
     lines: dict[KeyPath, int] = dataclasses.field(default_factory=dict)
     problems: list[Problem] = dataclasses.field(default_factory=list)
     origins: dict[KeyPath, str] = dataclasses.field(default_factory=dict)
+    sources: dict[KeyPath, str] = dataclasses.field(default_factory=dict)
 
     def line(self, path: KeyPath) -> int | None:
         """Returns the line of `path`, or of its nearest ancestor that stands in the file."""
-        for end in range(len(path), -1, -1):
-            if path[:end] in self.lines:
-                return self.lines[path[:end]]
-        return None
+        known = self._nearest_known(path)
+        return None if known is None else self.lines[known]
+
+    def source_of(self, path: KeyPath) -> str:
+        """Returns the file in which `line(path)` is."""
+        return self.sources.get(self._nearest_known(path), self.source)
+
+    def option_of(self, path: KeyPath) -> str | None:
+        """Returns the command-line option that gave the value at `path`, None if the file did."""
+        return next((self.origins[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self.origins), None)
+
+    def place(self, path: KeyPath) -> str:
+        """Returns where the value at `path` was given: a command-line option, or ``file:line``."""
+        line = self.line(path)
+        return self.option_of(path) or (self.source_of(path) + (f":{line}" if line is not None else ""))
 
     def problem(self, path: KeyPath, message: str) -> Problem:
         """Makes a `Problem` located at `path`."""
         for end in range(len(path), 0, -1):
             if path[:end] in self.origins:
                 return Problem(message, path=path[end - 1 :], source=self.origins[path[:end]])
-        return Problem(message, path=path, line=self.line(path), source=self.source)
+        return Problem(message, path=path, line=self.line(path), source=self.source_of(path))
+
+    def _nearest_known(self, path: KeyPath) -> KeyPath | None:
+        return next((path[:end] for end in range(len(path), -1, -1) if path[:end] in self.lines), None)
 
 
 def load_yaml(path: str | Path) -> Document:

@@ -10,7 +10,7 @@ import numpy as np
 from rllib_vla import metrics as names
 from rllib_vla.env_runners.group import GroupRequest
 from rllib_vla.evaluation.protocol import EvaluationProtocol
-from rllib_vla.evaluation.videos import write_video
+from rllib_vla.evaluation.videos import write_filmstrip, write_video
 
 # Videos are made of one frame per action chunk; slow enough to see what happens.
 VIDEO_FPS = 5
@@ -97,6 +97,6 @@ def _write_videos(played: list[PlayedEpisode], folder: Path) -> None:
         if episode.frames is not None:
             scene = episode.request.scene
             outcome = "success" if episode.success else "failure"
-            write_video(
-                folder / f"{scene.task}_{scene.split}{scene.index:02d}_{outcome}.mp4", episode.frames, fps=VIDEO_FPS
-            )
+            path = folder / f"{scene.task}_{scene.split}{scene.index:02d}_{outcome}.mp4"
+            write_video(path, episode.frames, fps=VIDEO_FPS)
+            write_filmstrip(path.with_suffix(".png"), episode.frames)

@@ -14,7 +14,9 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
+from rllib_vla.logging.live_view import TrialRow, live_table
 from rllib_vla.logging.progress_file import read_progress
+from rllib_vla.logging.result_file import searched_values
 from rllib_vla.logging.result_view import (
     TimeToGo,
     evaluation_score,
@@ -22,6 +24,8 @@ from rllib_vla.logging.result_view import (
     format_duration,
     format_iteration,
     format_progress,
+    format_value,
+    number,
 )
 
 _REFRESH_S = 1.0
@@ -30,7 +34,7 @@ _REFRESH_S = 1.0
 class ProgressCallback(Callback):
     """Tune callback that reports to a console.
 
-    In a terminal the iterations in progress are shown live below the lines of finished ones; when piped, a
+    In a terminal a live table of the running trials stands below the lines of finished iterations; when piped, a
     remark about a long iteration is printed once in a while instead.
 
     Args:
@@ -46,6 +50,7 @@ class ProgressCallback(Callback):
         self._live: Live | None = None
         self._to_go: dict[str, TimeToGo] = {}
         self._best: dict[str, float] = {}
+        self._rows: dict[str, TrialRow] = {}
         self._last_refresh = 0.0
         self._last_line = time.monotonic()
         self._num_trials = 1
@@ -61,7 +66,8 @@ class ProgressCallback(Callback):
     @override(Callback)
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info) -> None:
         if self._num_trials > 1:
-            searched = ", ".join(f"{key}={value}" for key, value in (trial.evaluated_params or {}).items())
+            # A scheduler may have changed them since the trial was made.
+            searched = ", ".join(f"{key}={format_value(value)}" for key, value in searched_values(trial).items())
             self._print(trial, f"started {escape(searched)}")
 
     @override(Callback)
@@ -76,7 +82,9 @@ class ProgressCallback(Callback):
             self._print(trial, f"before training: eval {score[1]:.2f}")
         if score := evaluation_score(flat):
             self._best[trial.trial_id] = max(score[1], self._best.get(trial.trial_id, score[1]))
-        self._print(trial, format_iteration(flat, seconds_to_go, self._best.get(trial.trial_id)))
+        best = self._best.get(trial.trial_id)
+        self._row(trial).update(flat, seconds_to_go, best)
+        self._print(trial, format_iteration(flat, seconds_to_go, best))
 
     @override(Callback)
     def on_step_end(self, iteration: int, trials: list[Trial], **info) -> None:
@@ -84,13 +92,24 @@ class ProgressCallback(Callback):
         if now - self._last_refresh < _REFRESH_S:
             return
         self._last_refresh = now
-        lines = [line for trial in trials if trial.status == Trial.RUNNING and (line := self._in_progress(trial))]
+        progress = {trial: self._in_progress(trial) for trial in trials if trial.status == Trial.RUNNING}
         if self._live is not None:
-            self._live.update(Text("\n".join(lines) or f"starting ... {format_duration(now - self._start)}"))
-        elif lines and now - self._last_line >= self._heartbeat_s:
+            rows = [
+                self._row(trial).cells(fields, _seconds(fields))
+                for trial, fields in progress.items()
+                if fields is not None or trial.trial_id in self._rows
+            ]
+            waiting = Text(f"starting ... {format_duration(now - self._start)}")
+            num_ended = sum(trial.is_finished() for trial in trials)
+            table = live_table(rows, num_ended=num_ended, num_trials=self._num_trials)
+            self._live.update(table if rows else waiting)
+        elif any(progress.values()) and now - self._last_line >= self._heartbeat_s:
             self._last_line = now
-            for line in lines:
-                self._console.print(f"  ... {line}", highlight=False, markup=False)
+            for trial, fields in progress.items():
+                if fields is not None:
+                    name = f"{trial.trial_id[-5:]}  " if self._num_trials > 1 else ""
+                    line = format_progress(fields, _seconds(fields))
+                    self._console.print(f"  ... {name}{line}", highlight=False, markup=False)
 
     @override(Callback)
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info) -> None:
@@ -111,19 +130,28 @@ class ProgressCallback(Callback):
             self._live.stop()
             self._live = None
 
-    def _in_progress(self, trial: Trial) -> str | None:
+    def _row(self, trial: Trial) -> TrialRow:
+        if trial.trial_id not in self._rows:
+            target = number(self._stop, "training_iteration")
+            self._rows[trial.trial_id] = TrialRow(trial.trial_id[-5:], None if target is None else int(target))
+        return self._rows[trial.trial_id]
+
+    @staticmethod
+    def _in_progress(trial: Trial) -> dict[str, Any] | None:
         # Readable for trials on this machine only; others show their finished iterations.
         fields = read_progress(Path(trial.storage.trial_working_directory))
         done = (trial.last_result or {}).get("training_iteration", 0)
-        if fields is None or fields.get("iteration", 0) <= done:
-            return None
-        line = format_progress(fields, time.time() - fields.get("since", time.time()))
-        return f"{trial.trial_id[-5:]}  {line}" if self._num_trials > 1 else line
+        return None if fields is None or fields.get("iteration", 0) <= done else fields
 
     def _print(self, trial: Trial, line: str) -> None:
         self._last_line = time.monotonic()
         name = f"[dim]{trial.trial_id[-5:]}[/dim]  " if self._num_trials > 1 else ""
         self._console.print(f"{name}{line}", highlight=False, soft_wrap=True)
+
+
+def _seconds(fields: dict[str, Any] | None) -> float:
+    """Returns how long the phase of an iteration in progress has lasted."""
+    return 0.0 if fields is None else time.time() - fields.get("since", time.time())
 
 
 def _cause(trial: Trial) -> str:

@@ -116,6 +116,11 @@ def format_duration(seconds: float) -> str:
     return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
 
 
+def format_value(value: Any) -> str:
+    """Writes a parameter's value: numbers with up to four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def format_iteration(flat: dict[str, Any], seconds_to_go: float | None, best: float | None = None) -> str:
     """Returns the line of one iteration: score, group contrast, speed, time.
 
@@ -149,8 +154,13 @@ def format_iteration(flat: dict[str, Any], seconds_to_go: float | None, best: fl
 
 def format_progress(fields: dict[str, Any], seconds: float) -> str:
     """Returns the line for an iteration in progress, from the fields of a `ProgressFile`."""
+    return f"iter {int(fields.get('iteration', 0)):4d}  {format_phase(fields, seconds)}"
+
+
+def format_phase(fields: dict[str, Any], seconds: float) -> str:
+    """Returns what an iteration in progress does at the moment; see `format_progress`."""
     phase = {"sample": "sampling", "update": "updating", "evaluate": "evaluating"}
-    parts = [f"iter {int(fields.get('iteration', 0)):4d}", phase.get(fields.get("phase"), fields.get("phase", ""))]
+    parts = [phase.get(fields.get("phase"), fields.get("phase", ""))]
     if "groups_collected" in fields:
         target = f"/{fields['groups_target']}" if "groups_target" in fields else ""
         parts.append(f"groups {fields['groups_collected']}{target}")

@@ -82,7 +82,9 @@ def test_fluent_sections_and_flat_keys_mean_the_same(experiment_of):
 
 def test_same_setting_twice_is_refused(problems_of):
     text = "x:\n  run: PPO\n  env: CartPole-v1\n  config:\n    lr: 1\n    training:\n      lr: 2"
-    assert problems_of(text) == ["7: x.config.training.lr: sets the same thing as 'config.lr'; keep one of the two"]
+    assert problems_of(text) == [
+        "7: x.config.training.lr: sets the same thing as 'config.lr'; write it in one way only"
+    ]
 
 
 def test_search_spaces_survive_at_any_depth(experiment_of):

@@ -1,4 +1,4 @@
-"""GRPO from the command line on the toy suite: train, damage the newest checkpoint, resume, evaluate."""
+"""GRPO from the command line on the toy suite: train, damage the newest checkpoint, resume, report, evaluate."""
 
 import os
 import subprocess
@@ -66,6 +66,13 @@ def test_train_damage_resume_evaluate(tmp_path, toy_policy_dir):
     assert results[2]["time_total_s"] > results[1]["time_total_s"]
     assert [result["training_iteration"] for result in results] == [1, 2, 3]
     assert results[-1]["evaluation/num_trajectories"] == 4
+
+    # What it ran with is recorded as a file that means the same, and results do not repeat it.
+    assert "mean the same" in rllib(["config", "diff", "toy.yaml", "runs/toy/experiment.yaml"], tmp_path)
+    assert not any(key.startswith("config/") for key in results[0])
+    assert list(trial.glob("videos/**/*.png"))
+    assert "1 trial in 1 configuration" in rllib(["report", "runs/toy"], tmp_path)
+    assert "data:video/mp4" in (tmp_path / "runs" / "toy" / "report.html").read_text()
 
     output = rllib(["evaluate", "runs/toy", "--num-scenes", "2", "--out", "report"], tmp_path)
     assert "go_left" in output

@@ -1,0 +1,30 @@
+"""Every file that `rllib train file` takes is accepted as it is, and says what it is for."""
+
+import pytest
+from typer.testing import CliRunner
+
+from rllib_vla.cli.example import find_examples
+from rllib_vla.cli.main import app
+
+EXAMPLES = find_examples()
+
+
+@pytest.mark.parametrize("path", EXAMPLES.values(), ids=EXAMPLES)
+def test_dry_run(path):
+    run = CliRunner().invoke(app, ["train", "file", str(path), "--dry-run"])
+    assert run.exit_code == 0, run.output
+    assert "no problem found" in run.output
+
+
+@pytest.mark.parametrize("path", EXAMPLES.values(), ids=EXAMPLES)
+def test_first_lines_say_what_it_is_and_what_it_needs(path):
+    lines = path.read_text().splitlines()
+    head = lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]
+    assert head, "expected a comment in front of the experiment"
+    assert any("Hardware:" in line for line in head)
+
+
+def test_experiments_are_named_after_their_files():
+    names = {path.stem: path.read_text() for path in EXAMPLES.values() if path.suffix == ".yaml"}
+    for stem, text in names.items():
+        assert f"\n{stem}:\n" in text, stem
