@@ -98,16 +98,16 @@ def lanczos_resize_turned(frame: Frame, size: int) -> NDArray[np.float32]:
     """
     height, width = frame.shape[:2]
     rows = _buffer("rows", (size, width, 3))
-    _weighted_rows(frame.reshape(height, -1), *_lanczos_weights(height, size), rows.reshape(size, -1))
+    _weighted_rows(frame.reshape(height, -1), *lanczos_weights(height, size), rows.reshape(size, -1))
     turned = _buffer("turned", (width, size, 3))
     _turn(rows, turned)
     columns = _buffer("columns", (size, size, 3))
-    _weighted_rows(turned.reshape(width, -1), *_lanczos_weights(width, size), columns.reshape(size, -1))
+    _weighted_rows(turned.reshape(width, -1), *lanczos_weights(width, size), columns.reshape(size, -1))
     return columns
 
 
 @lru_cache(maxsize=16)
-def _lanczos_weights(source: int, target: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def lanczos_weights(source: int, target: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Source indices and weights ``[target, taps]`` of an antialiased Lanczos-3 resize along one axis."""
     f32 = np.float32
     inverse_scale = f32(1) / (f32(target) / f32(source))
@@ -154,16 +154,16 @@ def _center_crop(turned: NDArray[np.float32], size: int) -> Frame:
     """`center_crop` of a turned frame; the result is upright."""
     width, height = turned.shape[:2]
     columns = _buffer("cropped columns", (size, height, 3))
-    _lerp_rows(turned.reshape(width, -1), *_crop_rows(width, size), np.float32(1 / 255), columns.reshape(size, -1))
+    _lerp_rows(turned.reshape(width, -1), *crop_rows(width, size), np.float32(1 / 255), columns.reshape(size, -1))
     rows = _buffer("cropped rows", (height, size, 3))
     _turn(columns, rows)
     cropped = _buffer("cropped", (size, size, 3))
-    _lerp_rows(rows.reshape(height, -1), *_crop_rows(height, size), np.float32(1), cropped.reshape(size, -1))
+    _lerp_rows(rows.reshape(height, -1), *crop_rows(height, size), np.float32(1), cropped.reshape(size, -1))
     return _to_uint8(cropped)
 
 
 @lru_cache(maxsize=16)
-def _crop_rows(source: int, target: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+def crop_rows(source: int, target: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """Lower and upper neighbour and interpolation weight of each sampled row (or column)."""
     f32 = np.float32
     # float32 square root, as in the reference: the neighbouring float32 changes pixels.
