@@ -31,6 +31,7 @@ JPEG_QUALITY = 95
 CROP_AREA = 0.9
 _LANCZOS_RADIUS = 3
 _TENSORFLOW_PI = 3.14159265359
+_BLOCK = 16  # rows that fit into the cache together
 
 _thread = threading.local()
 _compiled = numba.njit(cache=True, nogil=True)
@@ -97,10 +98,8 @@ def lanczos_resize_turned(frame: Frame, size: int) -> NDArray[np.float32]:
     The result is a buffer, valid until the calling thread's next resize.
     """
     height, width = frame.shape[:2]
-    rows = _buffer("rows", (size, width, 3))
-    _weighted_rows(frame.reshape(height, -1), *lanczos_weights(height, size), rows.reshape(size, -1))
     turned = _buffer("turned", (width, size, 3))
-    _turn(rows, turned)
+    _weighted_rows_turned(frame.reshape(height, -1), *lanczos_weights(height, size), turned)
     columns = _buffer("columns", (size, size, 3))
     _weighted_rows(turned.reshape(width, -1), *lanczos_weights(width, size), columns.reshape(size, -1))
     return columns
@@ -153,13 +152,11 @@ def center_crop(frame: Frame, size: int) -> Frame:
 def _center_crop(turned: NDArray[np.float32], size: int) -> Frame:
     """`center_crop` of a turned frame; the result is upright."""
     width, height = turned.shape[:2]
-    columns = _buffer("cropped columns", (size, height, 3))
-    _lerp_rows(turned.reshape(width, -1), *crop_rows(width, size), np.float32(1 / 255), columns.reshape(size, -1))
-    rows = _buffer("cropped rows", (height, size, 3))
-    _turn(columns, rows)
-    cropped = _buffer("cropped", (size, size, 3))
-    _lerp_rows(rows.reshape(height, -1), *crop_rows(height, size), np.float32(1), cropped.reshape(size, -1))
-    return _to_uint8(cropped)
+    rows = _buffer("rows", (height, size, 3))
+    _lerp_rows_turned(turned.reshape(width, -1), *crop_rows(width, size), rows)
+    cropped = np.empty((size, size, 3), np.uint8)
+    _lerp_rows_to_uint8(rows.reshape(height, -1), *crop_rows(height, size), cropped.reshape(size, -1))
+    return cropped
 
 
 @lru_cache(maxsize=16)
@@ -221,22 +218,56 @@ def _weighted_rows(values, taps, weights, out):
 
 
 @_compiled
-def _lerp_rows(values, low, high, weights, scale, out):
-    """Rows of `out` lie between rows `low` and `high` of `values * scale`."""
+def _weighted_rows_turned(values, taps, weights, out):
+    """`_weighted_rows`, the result turned."""
+    block = np.empty((_BLOCK, values.shape[1]), np.float32)
+    for first in range(0, len(taps), _BLOCK):
+        last = min(first + _BLOCK, len(taps))
+        _weighted_rows(values, taps[first:last], weights[first:last], block[: last - first])
+        _turn_rows(block, first, last, out)
+
+
+@_compiled
+def _lerp_rows_turned(values, low, high, weights, out):
+    """Rows between the rows `low` and `high` of `values / 255`, the result turned."""
+    block = np.empty((_BLOCK, values.shape[1]), np.float32)
+    for first in range(0, len(low), _BLOCK):
+        last = min(first + _BLOCK, len(low))
+        for i in range(first, last):
+            lower, upper, weight = low[i], high[i], weights[i]
+            for j in range(values.shape[1]):
+                below = values[lower, j] * np.float32(1 / 255)
+                above = values[upper, j] * np.float32(1 / 255)
+                block[i - first, j] = below + (above - below) * weight
+        _turn_rows(block, first, last, out)
+
+
+@_compiled
+def _lerp_rows_to_uint8(values, low, high, weights, out):
+    """Rows between the rows `low` and `high`, converted from [0, 1] by truncating x · 255.5."""
     for i in range(out.shape[0]):
         lower, upper, weight = low[i], high[i], weights[i]
         for j in range(out.shape[1]):
-            below = np.float32(values[lower, j]) * scale
-            above = np.float32(values[upper, j]) * scale
-            out[i, j] = below + (above - below) * weight
+            below, above = values[lower, j], values[upper, j]
+            value = min(max(below + (above - below) * weight, np.float32(0)), np.float32(1))
+            out[i, j] = np.uint8(min(value * np.float32(255.5), np.float32(255)))
+
+
+@_compiled
+def _turn_rows(rows, first, last, out):
+    """Writes rows (``[last - first, W · 3]``) to the columns `first` .. `last` of `out` ``[W, H, 3]``."""
+    for j in range(out.shape[0]):
+        for i in range(first, last):
+            for k in range(3):
+                out[j, i, k] = rows[i - first, 3 * j + k]
 
 
 @_compiled
 def _turn(picture, out):
     """Swaps rows and columns, in blocks that fit into the cache."""
-    for first in range(0, picture.shape[0], 16):
+    for first in range(0, picture.shape[0], _BLOCK):
         for j in range(picture.shape[1]):
-            for i in range(first, min(first + 16, picture.shape[0])):
+            for i in range(first, min(first + _BLOCK, picture.shape[0])):
                 for k in range(3):
                     out[j, i, k] = picture[i, j, k]
 
@@ -248,14 +279,3 @@ def _round(picture):
     for i in range(values.size):
         values[i] = min(max(np.rint(values[i]), np.float32(0)), np.float32(255))
     return picture
-
-
-@_compiled
-def _to_uint8(picture):
-    """Converts from [0, 1], truncating x · 255.5."""
-    out = np.empty(picture.shape, np.uint8)
-    source, values = picture.reshape(-1), out.reshape(-1)
-    for i in range(source.size):
-        scaled = min(max(source[i], np.float32(0)), np.float32(1)) * np.float32(255.5)
-        values[i] = np.uint8(min(scaled, np.float32(255)))
-    return out
