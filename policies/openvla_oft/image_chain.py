@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -61,11 +62,11 @@ def apply_chain(frames: Sequence[Frame] | Frame, chain: str, size: int, *, num_t
         for i in range(first, len(frames), num_threads):
             pictures[i] = CHAINS[chain](frames[i], size)
 
-    num_threads = min(num_threads, len(frames))
-    if num_threads <= 1:
+    num_threads = max(1, min(num_threads, len(frames)))
+    if num_threads == 1:
         work(0)
     else:
-        list(_threads(num_threads).map(work, range(num_threads)))
+        list(_threads().map(work, range(num_threads)))
     return pictures
 
 
@@ -189,8 +190,8 @@ CHAINS = {"libero": _libero, "robotwin": center_crop, "resize": bicubic_resize}
 
 
 @lru_cache(maxsize=1)
-def _threads(num_threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(num_threads, thread_name_prefix="image_chain")
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="image_chain")
 
 
 def _buffer(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
