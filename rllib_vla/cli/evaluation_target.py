@@ -58,7 +58,10 @@ class EvaluationTarget:
             return OpenVLAOFTPolicy.from_pretrained(self.path)
         from ray.rllib.core.rl_module.rl_module import RLModule
 
-        policy = RLModule.from_checkpoint(str(self.module_path.resolve())).policy
+        try:
+            policy = RLModule.from_checkpoint(str(self.module_path.resolve())).policy
+        except RuntimeError as error:  # weights that do not fit what is at `model_path` now
+            raise ValueError(f"{self.path}: {error}") from error
         merge_lora(policy.model)
         return policy
 

@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from policies.openvla_oft import load, merge_lora
+from rllib_vla.algorithms.grpo import GRPO
+from rllib_vla.cli.evaluation_target import EvaluationTarget
 from rllib_vla.cli.main import app
 from tests.rllib_vla.toy import toy_config
 
@@ -107,3 +109,16 @@ def test_what_is_no_policy_is_refused(tmp_path):
         assert result.exit_code == 2
         assert message in result.stderr
         assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_no_longer_fit_the_initial_policy_are_an_input_error(tmp_path, monkeypatch):
+    def refuse(path):
+        raise RuntimeError("The weights are not those of this module")
+
+    target = EvaluationTarget(tmp_path, GRPO, is_policy=True)
+    monkeypatch.setattr("rllib_vla.cli.evaluation_target.find_target", lambda path, algo: target)
+    monkeypatch.setattr("ray.rllib.core.rl_module.rl_module.RLModule.from_checkpoint", refuse)
+    result = export(tmp_path, tmp_path / "out")
+    assert result.exit_code == 2
+    assert f"{tmp_path}: The weights are not those of this module" in result.stderr
+    assert not (tmp_path / "out").exists()
