@@ -18,6 +18,8 @@ BENCHMARKS = {
     "stepping": "benchmarks.stepping",
     "group_start": "benchmarks.group_start",
     "inference": "benchmarks.inference",
+    "image_chain": "benchmarks.image_chain",
+    "midsize": "benchmarks.midsize",
     "sampling_noise": "benchmarks.sampling_noise",
     "rollout": "benchmarks.rollout",
     "overhead": "benchmarks.overhead",

@@ -3,6 +3,7 @@
 from policies.openvla_oft.action_tokenizer import ActionTokenizer
 from policies.openvla_oft.checkpoint import CheckpointError
 from policies.openvla_oft.configuration import OpenVLAOFTConfig, VisionTowerConfig
+from policies.openvla_oft.lora import LoRAConfig, add_lora, lora_state_dict, merge_lora
 from policies.openvla_oft.modeling import OpenVLAOFT
 from policies.openvla_oft.norm_stats import (
     Normalizer,
@@ -16,14 +17,18 @@ from policies.openvla_oft.processing import Processor
 __all__ = [
     "ActionTokenizer",
     "CheckpointError",
+    "LoRAConfig",
     "Normalizer",
     "OpenVLAOFT",
     "OpenVLAOFTConfig",
     "OpenVLAOFTPolicy",
     "Processor",
     "VisionTowerConfig",
+    "add_lora",
     "compute_statistics",
     "libero_gripper_from_env",
     "libero_gripper_to_env",
     "load",
+    "lora_state_dict",
+    "merge_lora",
 ]

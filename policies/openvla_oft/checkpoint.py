@@ -35,6 +35,7 @@ SINGLE = "model.safetensors"
 STATISTICS = "dataset_statistics.json"
 MAX_SHARD_BYTES = 5 * 10**9
 PROPRIO_PREFIX = "proprio_projector."
+_OTHER_HEADS = ("action_head", "noisy_action_projector")
 
 _HUB_PATTERNS = (
     "*.json",
@@ -102,16 +103,18 @@ def resolve(path: str | Path) -> Path:
 
 def refuse_other_heads(directory: Path) -> None:
     """Raise `CheckpointError` if the checkpoint was trained with a regression or diffusion head."""
-    heads = sorted(
-        p.name for pattern in ("action_head--*", "noisy_action_projector--*") for p in directory.glob(pattern)
-    )
+    heads = sorted(p.name for head in _OTHER_HEADS for p in directory.glob(f"{head}--*"))
     if heads:
-        raise CheckpointError(
-            f"{directory} was trained with a continuous action head ({', '.join(heads)}): its language-model "
-            "head never learnt action tokens, so it cannot be sampled or trained by token-level RL. Use a "
-            "checkpoint with discrete action tokens, e.g. Haozhan72/Openvla-oft-SFT-libero10-trajall, or "
-            "run supervised fine-tuning with the discrete head first"
-        )
+        raise _other_head_error(directory, heads)
+
+
+def _other_head_error(directory: Path, heads: list[str]) -> CheckpointError:
+    return CheckpointError(
+        f"{directory} was trained with a continuous action head ({_shorten(heads)}): its language-model "
+        "head never learnt action tokens, so it cannot be sampled or trained by token-level RL. Use a "
+        "checkpoint with discrete action tokens, e.g. Haozhan72/Openvla-oft-SFT-libero10-trajall, or "
+        "run supervised fine-tuning with the discrete head first"
+    )
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -295,6 +298,9 @@ def _compare(expected: Shapes, stored: Shapes, directory: Path) -> None:
     lines = []
     missing = sorted(expected.keys() - stored.keys())
     unexpected = sorted(stored.keys() - expected.keys())
+    heads = [key for key in unexpected if key.startswith(_OTHER_HEADS)]
+    if heads:
+        raise _other_head_error(directory, heads)
     wrong = sorted(key for key in expected.keys() & stored.keys() if expected[key] != stored[key])
     for title, keys in (("missing", missing), ("unexpected", unexpected)):
         if keys:

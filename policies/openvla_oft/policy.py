@@ -164,6 +164,7 @@ class OpenVLAOFTPolicy:
             stored = dtype or next(iter(state.values())).dtype
             config = self.config.to_dict()
             config[OWN_KEY]["unnorm_key"] = self.unnorm_key
+            config["norm_stats"] = self.norm_stats  # where other tools look first
             config["torch_dtype"] = config["text_config"]["torch_dtype"] = str(stored).removeprefix("torch.")
             checkpoint.write_json(directory / "config.json", config)
             checkpoint.write_json(directory / checkpoint.STATISTICS, self.norm_stats)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from policies.openvla_oft.configuration import OpenVLAOFTConfig
-from policies.openvla_oft.image_chain import apply_chain, bicubic_resize, rotate_180
+from policies.openvla_oft.image_chain import apply_chain, rotate_180
 from policies.openvla_oft.norm_stats import ProprioNormalizer
 from policies.openvla_oft.tokenization import PromptTokenizer, build_tokenizer
 
@@ -52,7 +53,7 @@ class Processor:
 
     def image(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """One upright frame ``[H, W, 3] uint8`` through the image chain to ``[S, S, 3] uint8``."""
-        return apply_chain(frame, self.config.image_chain, self.config.image_size)
+        return self._apply_chain([frame], self.config.image_chain)[0]
 
     def prompt_ids(self, instruction: str) -> NDArray[np.int64]:
         """Prompt ids ``[L] int64`` of an instruction (cached, shared array)."""
@@ -74,8 +75,8 @@ class Processor:
             raise ValueError(f"expected frames [B, n, H, W, 3], got shape {raw.shape}")
         if benchmark == "libero":
             raw = rotate_180(raw)
-        size = self.config.image_size
-        return np.stack([[apply_chain(frame, benchmark, size) for frame in sample] for sample in raw])
+        pictures = self._apply_chain(raw.reshape(-1, *raw.shape[2:]), benchmark)
+        return pictures.reshape(*raw.shape[:2], *pictures.shape[1:])
 
     def __call__(
         self, images: Any, instructions: Sequence[str], proprio: ArrayLike | None = None
@@ -123,10 +124,14 @@ class Processor:
                 raise ValueError(f"expected uint8 pictures [B, {n}, S, S, 3], got {images.dtype} {images.shape}")
             if images.shape[2:4] == (size, size):
                 return images
-            return np.stack([[bicubic_resize(picture, size) for picture in sample] for sample in images])
+            return self._apply_chain(images.reshape(-1, *images.shape[2:]), "resize").reshape(-1, n, size, size, 3)
         if n != 1:
             raise ValueError(f"this policy sees {n} images: pass prepared pictures [B, {n}, {size}, {size}, 3]")
-        return np.stack([self.image(np.asarray(frame)) for frame in images])[:, None]
+        return self._apply_chain([np.asarray(frame) for frame in images], self.config.image_chain)[:, None]
+
+    def _apply_chain(self, frames: Sequence[NDArray[np.uint8]], chain: str) -> NDArray[np.uint8]:
+        # A process that may use several cores for the model may use them for the frames as well.
+        return apply_chain(frames, chain, self.config.image_size, num_threads=torch.get_num_threads())
 
     def preprocessor_config(self) -> dict[str, Any]:
         """``preprocessor_config.json`` in the released layout."""

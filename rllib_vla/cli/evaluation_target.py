@@ -1,4 +1,4 @@
-"""What a path given to `rllib evaluate` holds."""
+"""What a path given to `rllib evaluate` or `rllib export` holds."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from typing import Any
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.utils.checkpoints import Checkpointable
 
+from policies.openvla_oft import OpenVLAOFTPolicy, merge_lora
 from rllib_vla.checkpoints import CheckpointError
 from rllib_vla.cli.algorithms import OWN_ALGORITHMS, get_algorithm_class
 from rllib_vla.cli.checkpoints import find_checkpoint
 from rllib_vla.cli.problems import InputError
 
 _MODULE = Path("learner_group/learner/rl_module/default_policy")
+# Below the output directory of supervised fine-tuning.
+_SFT_CHECKPOINT = "checkpoint"
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationTarget:
-    """A checkpoint to evaluate.
+    """A checkpoint to evaluate or export.
 
     Attributes:
         path: Checkpoint of an algorithm, or exported policy directory.
@@ -44,19 +47,38 @@ class EvaluationTarget:
         _, config_state = _read_constructor(self.path)
         return AlgorithmConfig.from_state(config_state)
 
+    def load_policy(self) -> OpenVLAOFTPolicy:
+        """Returns the policy of the checkpoint, LoRA adapters merged.
+
+        Raises:
+            ValueError, FileNotFoundError: The initial policy that the checkpoint builds on, or the exported one,
+                cannot be loaded; the message says why.
+        """
+        if self.algo_class is None:
+            return OpenVLAOFTPolicy.from_pretrained(self.path)
+        from ray.rllib.core.rl_module.rl_module import RLModule
+
+        try:
+            policy = RLModule.from_checkpoint(str(self.module_path.resolve())).policy
+        except RuntimeError as error:  # weights that do not fit what is at `model_path` now
+            raise ValueError(f"{self.path}: {error}") from error
+        merge_lora(policy.model)
+        return policy
+
 
 def find_target(path: Path, algo: str | None) -> EvaluationTarget:
     """Finds out what `path` holds.
 
     Args:
-        path: Checkpoint, trial, experiment or exported policy directory.
+        path: Checkpoint, trial, experiment, output of supervised fine-tuning, or exported policy directory.
         algo: Name of the algorithm, None to read it from the checkpoint.
 
     Raises:
-        InputError: Nothing there can be evaluated.
+        InputError: Nothing there can be used.
     """
-    if (path / "config.json").is_file() and list(path.glob("*.safetensors")):
-        return EvaluationTarget(path, None, is_policy=True)
+    for directory in (path, path / _SFT_CHECKPOINT):
+        if (directory / "config.json").is_file() and list(directory.glob("*.safetensors")):
+            return EvaluationTarget(directory, None, is_policy=True)
     try:
         checkpoint, remarks = find_checkpoint(path)
     except CheckpointError as error:

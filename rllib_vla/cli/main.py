@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import typer
 
-from rllib_vla.cli import board, config, evaluate, example, report, train
+from rllib_vla.cli import board, config, evaluate, example, export, report, train
 
 app = typer.Typer(
     name="rllib",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
-    help="Train and evaluate vision-language-action policies (and any RLlib algorithm).",
+    help="Train, evaluate and export vision-language-action policies (and any RLlib algorithm).",
 )
 app.add_typer(train.app, name="train")
 app.command("evaluate")(evaluate.evaluate)
+app.command("export")(export.export)
 app.command("report")(report.report)
 app.command("board")(board.board)
 app.add_typer(example.app, name="example")

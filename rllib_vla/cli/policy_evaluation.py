@@ -7,7 +7,6 @@ from typing import Any
 
 from rich.console import Console
 
-from policies.openvla_oft import OpenVLAOFTPolicy
 from rllib_vla.cli.evaluation_target import EvaluationTarget
 from rllib_vla.cli.problems import InputError, readable_path
 from rllib_vla.evaluation.evaluator import evaluate_policy
@@ -49,7 +48,7 @@ def evaluate_target(
     try:
         protocol = EvaluationProtocol(suite, split, tasks, num_scenes, repeats)
         num_episodes = len(protocol.episodes())
-        policy = _load_policy(target)
+        policy = target.load_policy()
         with console.status(f"0/{num_episodes} episodes") as status:
             successes = 0
 
@@ -75,14 +74,6 @@ def evaluate_target(
     console.print(report.to_markdown(), highlight=False, markup=False, soft_wrap=True)
     if out is not None:
         console.print(f"Report: {readable_path(report.save(out))}", highlight=False)
-
-
-def _load_policy(target: EvaluationTarget) -> OpenVLAOFTPolicy:
-    if target.algo_class is None:
-        return OpenVLAOFTPolicy.from_pretrained(target.path)
-    from ray.rllib.core.rl_module.rl_module import RLModule
-
-    return RLModule.from_checkpoint(str(target.module_path.resolve())).policy
 
 
 def _as_tuple(names: list[str] | None) -> tuple[str, ...] | None:

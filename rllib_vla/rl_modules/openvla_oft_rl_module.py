@@ -13,7 +13,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.annotations import override
 
-from policies.openvla_oft import OpenVLAOFTPolicy
+from policies.openvla_oft import LoRAConfig, OpenVLAOFTPolicy, add_lora, lora_state_dict
 from policies.openvla_oft.sampling import gather, greedy, log_probs_from_logits, sample_by_inverse_cdf
 from rllib_vla.algorithms.grpo.default_grpo_rl_module import ALL_LOG_PROBS, DefaultGRPORLModule
 from rllib_vla.columns import ATTENTION_MASK, IMAGES, INPUT_IDS, PROPRIO, SAMPLING_UNIFORMS
@@ -27,6 +27,8 @@ class OpenVLAOFTRLModule(TorchRLModule, DefaultGRPORLModule):
         unnorm_key (str | None): Which statistics of the checkpoint un-normalise the actions.
         temperature (float): Softmax temperature of exploration and training (set from `GRPOConfig.temperature`).
         dtype (str): "float32" or "bfloat16": the dtype of the weights.
+        lora (dict | None): `LoRAConfig` as a mapping: only low-rank adapters are trained, checkpointed and sent to
+            the environment runners; the other weights are those of `model_path`.
 
     Observations (batch[Columns.OBS]): `images` uint8 [B, n, S, S, 3], `input_ids` int64 [B, L] right-padded,
     `attention_mask` bool [B, L], and `proprio` float32 [B, P] where the checkpoint uses it.
@@ -46,6 +48,9 @@ class OpenVLAOFTRLModule(TorchRLModule, DefaultGRPORLModule):
         except AttributeError as error:  # RLlib would mask it as a deprecated-constructor message
             raise RuntimeError(f"loading the policy failed: {error}") from error
         self.model = self.policy.model
+        lora = self.model_config.get("lora")
+        if lora is not None:
+            add_lora(self.model, LoRAConfig.from_dict(lora))
         self.temperature = float(self.model_config.get("temperature", 1.0))
 
     def action_logits(self, batch: dict[str, Any]) -> torch.Tensor:
@@ -75,14 +80,14 @@ class OpenVLAOFTRLModule(TorchRLModule, DefaultGRPORLModule):
 
     @override(TorchRLModule)
     def get_state(self, components=None, *, not_components=None, inference_only=False, **kwargs):
-        """Returns the weights as numpy arrays; bfloat16 travels as int16 bit patterns."""
+        """Returns the weights (with LoRA: the adapters) as numpy arrays; bfloat16 travels as int16 bit patterns."""
         return {
             name: (
                 tensor.detach().cpu().view(torch.int16).numpy()
                 if tensor.dtype == torch.bfloat16
                 else tensor.detach().cpu().numpy()
             ).copy()
-            for name, tensor in self.model.state_dict().items()
+            for name, tensor in self._weights().items()
         }
 
     @override(TorchRLModule)
@@ -92,12 +97,22 @@ class OpenVLAOFTRLModule(TorchRLModule, DefaultGRPORLModule):
         Raises:
             RuntimeError: If names or shapes differ from this module's.
         """
-        own = self.model.state_dict()
+        own = self._weights()
+        if state.keys() != own.keys():
+            missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+            raise RuntimeError(
+                f"The weights are not those of this module: {len(missing)} missing {missing[:3]}, {len(unknown)} "
+                f"unknown {unknown[:3]}. Were they trained with another `model_path`, or another `lora` setting?"
+            )
         tensors = {
             # A copy: arrays from Ray's object store are read-only.
             name: torch.from_numpy(np.array(array)).view(own[name].dtype)
-            if name in own and own[name].dtype == torch.bfloat16
+            if own[name].dtype == torch.bfloat16
             else torch.from_numpy(np.array(array))
             for name, array in state.items()
         }
-        self.model.load_state_dict(tensors, strict=True)
+        self.model.load_state_dict(tensors, strict=False)
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """What is trained: the adapters if there are any, else everything."""
+        return lora_state_dict(self.model) or self.model.state_dict()

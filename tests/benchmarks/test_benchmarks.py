@@ -6,10 +6,13 @@ import sys
 import time
 import types
 
+import numpy as np
 import pytest
+import torch
 
 from benchmarks import command
 from benchmarks.measure import Figure, Variant, compare, shares
+from benchmarks.memory import peak_megabytes
 from benchmarks.overhead import summarize
 from benchmarks.report import format_ratio
 from benchmarks.stopwatch import Stopwatch
@@ -167,3 +170,40 @@ def test_lockstep_plays_the_trajectories_that_the_engine_plays(toy_policy_dir):
     assert len(played[0]) == 20
     assert len({steps for _, _, steps, _ in played[0]}) > 1  # ragged
     assert played[0] == played[1] == played[2]
+
+
+def test_the_straightforward_model_gives_the_same_logits():
+    from benchmarks import straightforward
+    from policies.openvla_oft import OpenVLAOFT, OpenVLAOFTConfig
+
+    torch.manual_seed(0)
+    model = OpenVLAOFT(OpenVLAOFTConfig.preset("tiny"))
+    images = torch.randint(0, 256, (2, 1, 96, 96, 3), dtype=torch.uint8)
+    prompts = torch.tensor([[1, 260, 400, 259], [1, 260, 259, 1024]])
+    batch = images, prompts, prompts != 1024
+    with torch.no_grad():
+        expected = model(*batch)
+        logits = straightforward.action_logits(straightforward.make_straightforward(model), *batch)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+
+
+def test_the_straightforward_image_chain_gives_the_same_bytes():
+    from benchmarks.straightforward import libero_picture
+    from policies.openvla_oft.image_chain import apply_chain
+
+    frame = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(libero_picture(frame), apply_chain([frame], "libero", 224)[0])
+
+
+def test_midsize_model_is_as_announced():
+    from benchmarks.midsize import PROMPT_LENGTH, midsize_config
+    from policies.openvla_oft import OpenVLAOFT
+
+    config = midsize_config()
+    assert (config.num_patches, PROMPT_LENGTH, config.num_action_tokens) == (256, 30, 56)
+    with torch.device("meta"):
+        assert round(sum(p.numel() for p in OpenVLAOFT(config).parameters()) / 1e6) == 121
+
+
+def test_peak_memory_counts_what_was_freed_again():
+    assert 90 < peak_megabytes(lambda: np.ones(100 * 2**20, np.uint8).sum()) < 110

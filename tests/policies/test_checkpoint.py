@@ -151,6 +151,14 @@ def test_regression_head_is_refused(released):
         load(released, unnorm_key="libero_10")
 
 
+def test_regression_head_among_the_weights_is_refused(saved):
+    state = load_file(saved / "model.safetensors")
+    state["action_head.model.fc1.weight"] = torch.zeros(3)
+    save_file(state, saved / "model.safetensors")
+    with pytest.raises(CheckpointError, match="discrete action tokens"):
+        load(saved)
+
+
 @pytest.mark.parametrize("unnorm_key", ["libero_10", None])
 def test_missing_statistics_are_refused_with_the_remedy(released, unnorm_key):
     (released / "dataset_statistics.json").unlink()

@@ -24,8 +24,8 @@ def test_libero_stages(recorded, name):
 
 def test_lanczos_before_rounding(recorded):
     arrays = recorded.arrays("preprocess_libero")
-    resized = image_chain.lanczos_resize_float(arrays["img0__jpeg_decoded_u8"], 224)
-    np.testing.assert_allclose(resized, arrays["img0__lanczos_f32"], atol=1e-3)
+    turned = image_chain.lanczos_resize_turned(arrays["img0__jpeg_decoded_u8"], 224)
+    np.testing.assert_allclose(turned.transpose(1, 0, 2), arrays["img0__lanczos_f32"], atol=1e-3)
 
 
 @pytest.mark.parametrize("benchmark", ["libero", "robotwin"])
@@ -57,13 +57,29 @@ def test_model_normalises_pixels_as_recorded(recorded, suite):
     np.testing.assert_allclose(np.concatenate(towers, axis=2).transpose(2, 0, 1), expected, atol=1e-6)
 
 
-def test_resize_chain_leaves_a_fitting_frame_alone():
-    frame = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
-    assert image_chain.apply_chain(frame, "resize", 96) is frame
-    assert image_chain.apply_chain(frame, "resize", 48).shape == (48, 48, 3)
+def test_resize_chain_leaves_fitting_frames_alone():
+    frames = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(image_chain.apply_chain(frames, "resize", 96), frames)
+    assert image_chain.apply_chain(frames, "resize", 48).shape == (2, 48, 48, 3)
+
+
+@pytest.mark.parametrize("chain", image_chain.CHAINS)
+def test_threads_and_neighbours_change_nothing(chain):
+    """Buffers are reused: neither the frame before, nor one of another size, nor other threads may show through."""
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in [(256, 256), (240, 320), (96, 128)] * 5]
+    alone = [image_chain.apply_chain([frame], chain, 224)[0] for frame in frames]
+    for num_threads in (1, 4, 32):
+        together = image_chain.apply_chain(frames, chain, 224, num_threads=num_threads)
+        np.testing.assert_array_equal(together, alone)
 
 
 @pytest.mark.parametrize("frame", [np.zeros((96, 96, 3), np.float32), np.zeros((96, 96), np.uint8)])
 def test_refuses_what_is_no_frame(frame):
     with pytest.raises(ValueError, match="uint8 frame"):
-        image_chain.apply_chain(frame, "resize", 96)
+        image_chain.apply_chain([frame], "resize", 96)
+
+
+def test_unknown_chain_is_refused():
+    with pytest.raises(ValueError, match="'bridge'; valid: libero, robotwin, resize"):
+        image_chain.apply_chain([np.zeros((96, 96, 3), np.uint8)], "bridge", 96)

@@ -14,6 +14,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
 
 import envs
+from policies.openvla_oft import LoRAConfig
 from rllib_vla.connectors.env_to_module.add_sampling_noise import AddSamplingNoise
 from rllib_vla.connectors.env_to_module.process_observations import ProcessObservations
 from rllib_vla.connectors.group.group_outcome_filter import GroupOutcomeFilter
@@ -264,6 +265,11 @@ class GRPOConfig(AlgorithmConfig):
             self._validate_environment()
         if "model_path" in self._model_config:
             self._model_config["model_path"] = resolve_model_path(self._model_config["model_path"])
+        if self._model_config.get("lora") is not None:
+            try:
+                LoRAConfig.from_dict(self._model_config["lora"])
+            except ValueError as error:
+                self._value_error(f"`model_config`: {error}.")
         if self.advantage_estimator not in ADVANTAGE_ESTIMATORS:
             self._value_error(f"`advantage_estimator` must be one of {ADVANTAGE_ESTIMATORS}.")
         if self.loss_aggregation not in LOSS_AGGREGATIONS:

@@ -158,3 +158,17 @@ def test_a_trial_reserves_its_simulators(toy_policy_dir):
     bundles = GRPO.default_resource_request(config.to_dict()).bundles
     assert bundles[-6:] == [{"CPU": 0.5}] * 6
     assert len(bundles) == 1 + 2 + 6  # main process, runners, simulators
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ({"rank": 0}, r"`model_config`: `lora\.rank` must be a whole number"),
+        ({"rnk": 8}, "unknown key 'rnk'; did you mean 'rank'"),
+        ({"dropout": 0.1}, r"`lora\.dropout` must be 0"),
+    ],
+)
+def test_wrong_lora_settings_are_refused(toy_policy_dir, lora, message):
+    config = toy_config(toy_policy_dir).rl_module(model_config={"model_path": toy_policy_dir, "lora": lora})
+    with pytest.raises(ValueError, match=message):
+        config.validate()

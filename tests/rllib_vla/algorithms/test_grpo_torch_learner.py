@@ -271,3 +271,23 @@ def test_entropy_bonus_raises_entropy(toy_policy_dir, toy_groups):
             entropy = update(learner, toy_groups, minibatch_size=28)[names.ENTROPY]
         entropies.append(entropy)
     assert entropies[1] > entropies[0]
+
+
+# --- LoRA -------------------------------------------------------------------------------------------------------------
+
+
+def test_with_lora_only_adapters_are_trained(toy_policy_dir, toy_groups):
+    config = toy_config(toy_policy_dir, weight_decay=0.1)
+    learner = make_learner(config.rl_module(model_config={"model_path": toy_policy_dir, "lora": {"rank": 4}}))
+    before = weights_of(learner)
+    results = update(learner, toy_groups, minibatch_size=28)
+    assert results[names.RATIO_MAX_DEVIATION] < 1e-4  # the sampler had the plain model
+    changed = {name for name, value in weights_of(learner).items() if not torch.equal(value, before[name])}
+    module = learner.module[DEFAULT_MODULE_ID]
+    assert (
+        changed == set(module.get_state()) == {name for name, p in module.model.named_parameters() if p.requires_grad}
+    )
+    optimizer = learner.get_optimizer(DEFAULT_MODULE_ID)
+    num_adapted = sum(array.size for array in module.get_state().values())
+    assert sum(p.numel() for group in optimizer.param_groups for p in group["params"]) == num_adapted
+    assert sum(moments["exp_avg"].numel() for moments in optimizer.state.values()) == num_adapted

@@ -89,3 +89,24 @@ def test_foreign_weights_are_refused(make_module):
     state["unknown.weight"] = np.zeros(3, np.float32)
     with pytest.raises(RuntimeError, match=r"unknown\.weight"):
         module.set_state(state)
+
+
+def test_lora_state_holds_adapters_only(make_module, batch):
+    source, target = (make_module(lora={"rank": 4, "alpha": 8}, dtype="bfloat16") for _ in range(2))
+    state = source.get_state()
+    assert state
+    assert all(name.endswith((".lora_A", ".lora_B")) for name in state)
+    with torch.no_grad():
+        for parameter in source.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter))
+    assert not torch.equal(source.action_logits(batch), target.action_logits(batch))
+    target.set_state(source.get_state())
+    assert torch.equal(source.action_logits(batch), target.action_logits(batch))
+
+
+def test_lora_state_does_not_fit_a_module_without(make_module):
+    plain, adapted = make_module(), make_module(lora={"rank": 4})
+    for module, other in ((plain, adapted), (adapted, plain)):
+        with pytest.raises(RuntimeError, match="another `lora` setting"):
+            module.set_state(other.get_state())

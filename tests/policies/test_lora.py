@@ -1,0 +1,127 @@
+"""Low-rank adapters: what they change, what is trained, and that merging is exact up to rounding."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from policies.openvla_oft import LoRAConfig, OpenVLAOFT, OpenVLAOFTConfig, add_lora, lora_state_dict, merge_lora
+from policies.openvla_oft.lora import LINEAR_LAYERS
+
+
+def train_a_little(policy, inputs) -> None:
+    """Three large steps on the adapters."""
+    parameters = [p for p in policy.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        policy.action_logits(inputs)[..., 0].mean().backward()
+        optimizer.step()
+
+
+def test_an_untrained_adapter_changes_nothing(tiny_policy, tiny_inputs):
+    before = tiny_policy.action_logits(tiny_inputs)
+    add_lora(tiny_policy.model, LoRAConfig(rank=4))
+    assert torch.equal(tiny_policy.action_logits(tiny_inputs), before)
+
+
+def test_only_adapters_are_trained_and_all_of_them_are(tiny_policy, tiny_inputs):
+    frozen = {name: value.clone() for name, value in tiny_policy.model.state_dict().items()}
+    add_lora(tiny_policy.model, LoRAConfig(rank=4))
+    trainable = {name for name, p in tiny_policy.model.named_parameters() if p.requires_grad}
+    assert trainable == set(lora_state_dict(tiny_policy.model))
+    train_a_little(tiny_policy, tiny_inputs)
+    for name, parameter in tiny_policy.model.named_parameters():
+        assert (parameter.grad is not None) == (name in trainable), name
+        assert name in trainable or torch.equal(parameter, frozen[name]), name
+
+
+def test_every_computed_linear_layer_but_the_head_is_adapted():
+    """Counted by hand for `tiny`: towers of 4 and 3 blocks without their last, 4 decoder layers, the projector."""
+    model = OpenVLAOFT(OpenVLAOFTConfig.preset("tiny", use_proprio=True))
+    add_lora(model, LoRAConfig(rank=2))
+    adapted = {name.removesuffix(".lora_A") for name in lora_state_dict(model) if name.endswith("lora_A")}
+    assert len(adapted) == 4 * (3 + 2) + 7 * 4 + 3 + 2
+    assert not any("lm_head" in name or "attn_pool" in name for name in adapted)
+    assert {name.rpartition(".")[2] for name in adapted} == set(LINEAR_LAYERS)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 5e-2)])
+def test_merging_gives_the_same_logits(tiny_policy, tiny_inputs, dtype, tolerance):
+    names = list(tiny_policy.model.state_dict())
+    tiny_policy.model.to(dtype)
+    with torch.no_grad():
+        start = tiny_policy.action_logits(tiny_inputs)
+    add_lora(tiny_policy.model, LoRAConfig(rank=4, alpha=8))
+    train_a_little(tiny_policy, tiny_inputs)
+    with torch.no_grad():
+        adapted = tiny_policy.action_logits(tiny_inputs)
+        merge_lora(tiny_policy.model)
+        merged = tiny_policy.action_logits(tiny_inputs)
+    assert (adapted - start).abs().max() > 10 * tolerance
+    torch.testing.assert_close(merged, adapted, atol=tolerance, rtol=0)
+    assert list(tiny_policy.model.state_dict()) == names
+    assert all(p.requires_grad and p.dtype == dtype for p in tiny_policy.model.parameters())
+
+
+def test_a_layer_is_its_formula():
+    torch.manual_seed(0)
+    model = OpenVLAOFT(OpenVLAOFTConfig.preset("tiny"))
+    add_lora(model, LoRAConfig(rank=8, alpha=24))
+    layer = model.projector.fc2
+    nn.init.normal_(layer.lora_B)
+    assert layer.lora_A.std().item() == pytest.approx(1 / 8, rel=0.1)
+    x = torch.randn(5, layer.in_features)
+    expected = x @ layer.weight.T + layer.bias + 3 * (x @ layer.lora_A.T) @ layer.lora_B.T
+    torch.testing.assert_close(layer(x), expected, atol=1e-4, rtol=1e-5)
+
+
+def test_layers_can_be_chosen():
+    model = OpenVLAOFT(OpenVLAOFTConfig.preset("tiny"))
+    add_lora(model, LoRAConfig(rank=2, target=("q_proj", "v_proj")))
+    assert len(lora_state_dict(model)) == 4 * 2 * 2
+    with pytest.raises(ValueError, match="already"):
+        add_lora(model, LoRAConfig())
+
+
+def test_adapters_are_drawn_alike_in_every_process():
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = OpenVLAOFT(OpenVLAOFTConfig.preset("tiny"))
+        add_lora(model, LoRAConfig(rank=2))
+        states.append(lora_state_dict(model))
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_share_of_the_7b_model():
+    """32 layers of 7 matrices and the towers: 1.5 % of the weights at rank 32."""
+    with torch.device("meta"):
+        model = OpenVLAOFT(OpenVLAOFTConfig.preset("7b"))
+        total = sum(p.numel() for p in model.parameters())
+    add_lora(model, LoRAConfig(rank=32))
+    trainable = sum(math.prod(value.shape) for value in lora_state_dict(model).values())
+    llama = 32 * 32 * (4 * 2 * 4096 + 3 * (4096 + 11008))
+    assert llama < trainable < 0.016 * total
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rnk": 8}, "unknown key 'rnk'; did you mean 'rank'"),
+        ({"rank": 0}, "at least 1"),
+        ({"rank": 2.5}, "whole number"),
+        ({"alpha": 0}, "positive number"),
+        ({"dropout": 0.1}, "must be 0"),
+        ({"target": "all"}, "'all-linear' or a list"),
+        ({"target": []}, "'all-linear' or a list"),
+        ({"target": ["q_pro"]}, "did you mean 'q_proj'"),
+        (32, "must be a mapping"),
+    ],
+)
+def test_wrong_settings_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        LoRAConfig.from_dict(values)
