@@ -18,7 +18,7 @@ from pathlib import Path
 # Other MuJoCo releases go wrong with robosuite 1.4, most without any error: 3.3.3 and later change textures,
 # 3.4 and later throw objects that start in slight penetration into the air, 3.10 and later raise.
 REQUIRED_VERSIONS = {"mujoco": "3.3.0", "robosuite": "1.4.0"}
-_INSTALL_HINT = (
+INSTALL_HINT = (
     "pip install mujoco==3.3.0 && pip install --no-deps robosuite==1.4.0 hf-libero==0.1.4 bddl==1.0.1 "
     "(see requirements.txt and requirements-libero.txt)"
 )
@@ -34,14 +34,14 @@ def check_versions() -> None:
         try:
             found = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError as error:
-            raise EngineError(f"{package} is not installed. Run: {_INSTALL_HINT}") from error
+            raise EngineError(f"{package} is not installed. Run: {INSTALL_HINT}") from error
         if found != required:
             raise EngineError(
                 f"{package} {found} is installed, but only {package} {required} is known to simulate LIBERO "
-                f"correctly. Run: {_INSTALL_HINT}"
+                f"correctly. Run: {INSTALL_HINT}"
             )
     if importlib.util.find_spec("libero") is None:
-        raise EngineError(f"hf-libero is not installed. Run: {_INSTALL_HINT}")
+        raise EngineError(f"hf-libero is not installed. Run: {INSTALL_HINT}")
 
 
 @functools.cache
