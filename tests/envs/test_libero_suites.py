@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import envs
+from benchmarks.libero_stock import StockEnv
 from envs.libero import engine
 from envs.libero.suites import assets, initial_states, tasks
-from tests.envs.libero_suites import StockEnv, assets_path
 
 # suite -> number of tasks, number of simulator models
 SUITES = {
@@ -28,9 +28,9 @@ SUITES = {
 
 
 @pytest.fixture(scope="module")
-def goal_env():
+def goal_env(assets_path):
     """`libero_goal` with small frames."""
-    env = envs.make_env("libero_goal", image_size=64, assets_path=assets_path())
+    env = envs.make_env("libero_goal", image_size=64, assets_path=assets_path)
     yield env
     env.close()
 
@@ -204,15 +204,15 @@ def test_named_folders_that_are_no_asset_pack_are_refused(no_assets, monkeypatch
         ({"assets": "x"}, "did you mean 'assets_path'"),
     ],
 )
-def test_bad_settings_are_refused(config, message):
+def test_bad_settings_are_refused(assets_path, config, message):
     with pytest.raises(ValueError, match=message):
-        envs.make_env("libero_goal", **({"assets_path": assets_path()} if "assets" not in config else {}), **config)
+        envs.make_env("libero_goal", **({"assets_path": assets_path} if "assets" not in config else {}), **config)
 
 
 @pytest.mark.libero_assets
-def test_gym_id_takes_suite_and_task():
+def test_gym_id_takes_suite_and_task(assets_path):
     env = gym.make(
-        "rllib_vla/Libero-v0", suite="libero_goal", task_id=4, assets_path=assets_path(), step_limits="openvla"
+        "rllib_vla/Libero-v0", suite="libero_goal", task_id=4, assets_path=assets_path, step_limits="openvla"
     )
     observation, info = env.reset(seed=0)
     assert info["scene"].task == envs.list_tasks("libero_goal")[4].name
@@ -235,14 +235,14 @@ def test_gym_id_takes_suite_and_task():
         ("libero_90", 11, 21),
     ],
 )
-def test_states_and_frames_are_those_of_the_stock_environment(suite, task_id, index):
-    env = envs.make_env(suite, assets_path=assets_path())
+def test_states_and_frames_are_those_of_the_stock_environment(assets_path, suite, task_id, index):
+    env = envs.make_env(suite, assets_path=assets_path)
     task = envs.list_tasks(suite)[task_id]
     # Another task of the same model goes first, if there is one, and leaves its traces.
     others = [info.task_id for info in envs.list_tasks(suite) if info.workspace == task.workspace and info != task]
     for other in others[:1]:
         play(env, scenes_of(suite, "train", other)[0], random_chunks(9, 1))
-    stock = StockEnv(suite, task.name)
+    stock = StockEnv(suite, task.name, assets_path)
     frame = stock.reset(index)
     observation, _ = env.reset(options={"scene": scenes_of(suite, "eval", task_id)[index]})
     try:
@@ -289,8 +289,8 @@ def test_reference_split_plays_the_stored_states(goal_env):
 
 
 @pytest.mark.libero_assets
-def test_settling_steps_do_not_count(goal_env):
-    env = envs.make_env("libero_goal", image_size=64, max_control_steps=8, assets_path=assets_path())
+def test_settling_steps_do_not_count(assets_path):
+    env = envs.make_env("libero_goal", image_size=64, max_control_steps=8, assets_path=assets_path)
     env.reset(options={"scene": scenes_of("libero_goal", "eval", 0)[0]})
     assert env.robosuite_env.timestep == 10
     *_, truncated, info = env.step(np.zeros((8, 7)))
@@ -308,7 +308,7 @@ def test_initial_state_of_a_wrong_size_is_refused(goal_env):
 
 @pytest.mark.libero_assets
 @pytest.mark.parametrize("split", ["train", "eval"])
-def test_episode_is_the_same_after_others_and_in_another_process(goal_env, split):
+def test_episode_is_the_same_after_others_and_in_another_process(assets_path, goal_env, split):
     scene = scenes_of("libero_goal", split, 6)[3]
     first = play(goal_env, scene, random_chunks(1))
     play(goal_env, scenes_of("libero_goal", "train", 1)[8], random_chunks(2))
@@ -319,7 +319,7 @@ def test_episode_is_the_same_after_others_and_in_another_process(goal_env, split
         "env = envs.make_env('libero_goal', image_size=64, assets_path=sys.argv[1]); "
         "print(play(env, scenes_of('libero_goal', sys.argv[2], 6)[3], random_chunks(1)))"
     )
-    command = [sys.executable, "-c", code, assets_path(), split]
+    command = [sys.executable, "-c", code, assets_path, split]
     run = subprocess.run(command, check=True, capture_output=True, text=True)
     assert run.stdout.strip() == first
 
@@ -346,13 +346,13 @@ def test_interleaved_episodes_of_several_tasks_are_those_played_alone(goal_env):
 @pytest.mark.slow
 @pytest.mark.libero_assets
 @pytest.mark.parametrize("suite", SUITES)
-def test_all_tasks_load_reset_step_and_render(suite):
+def test_all_tasks_load_reset_step_and_render(assets_path, suite):
     env = None
     for info in sorted(envs.list_tasks(suite), key=lambda info: info.workspace):
         if env is None or info.workspace not in env._workspaces:  # one model in memory at a time
             if env is not None:
                 env.close()
-            env = envs.make_env(suite, image_size=64, assets_path=assets_path())
+            env = envs.make_env(suite, image_size=64, assets_path=assets_path)
         for split in ("eval", "train"):
             observation, _ = env.reset(options={"scene": scenes_of(suite, split, info.task_id)[0]})
             assert observation["image"].std() > 20, info.name

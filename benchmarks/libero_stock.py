@@ -1,35 +1,30 @@
-"""LIBERO's stock environment, and where tests find the asset pack."""
+"""LIBERO's stock environment: the baseline of benchmarks and of the tests of equality."""
 
-import os
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from envs.libero.suites import tasks
-from envs.libero.suites.assets import ENVIRONMENT_VARIABLE
-
-_PACK_BESIDE_CHECKOUT = Path(__file__).resolve().parents[3] / "shared" / "libero" / "assets"
-
-
-def assets_path() -> str:
-    """Returns the folder of LIBERO's assets; skips the test where there is none."""
-    path = os.environ.get(ENVIRONMENT_VARIABLE) or _PACK_BESIDE_CHECKOUT
-    if not Path(path).is_dir():
-        pytest.skip(f"needs LIBERO's assets in {ENVIRONMENT_VARIABLE} or in {_PACK_BESIDE_CHECKOUT}")
-    return str(path)
+from envs.libero.suites.assets import find_assets
 
 
 class StockEnv:
-    """LIBERO's `OffScreenRenderEnv`, driven as SimpleVLA-RL drives it (seed 0, stored state, ten idle steps)."""
+    """LIBERO's `OffScreenRenderEnv`, driven as SimpleVLA-RL drives it (seed 0, stored state, ten idle steps).
+
+    Args:
+        suite: Name of the suite.
+        task: Name of the task.
+        assets_path: Folder of LIBERO's assets; None: see `envs.libero.suites.assets`.
+        **config: Further arguments of `OffScreenRenderEnv`; 256x256 pixels and two cameras by default.
+    """
 
     IDLE = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 
-    def __init__(self, suite: str, task: str, **config):
+    def __init__(self, suite: str, task: str, assets_path: str | Path | None = None, **config):
         from envs.libero import engine
         from envs.libero.suites.initial_states import load_initial_states
 
-        engine.set_assets_path(assets_path())
+        engine.set_assets_path(find_assets(assets_path)[0])
         from libero.libero.envs import OffScreenRenderEnv
 
         self._states = load_initial_states(suite, task)
