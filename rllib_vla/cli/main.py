@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from rllib_vla.cli import evaluate, example, train
+from rllib_vla.cli import demos, doctor, evaluate, example, train
 
 app = typer.Typer(
     name="rllib",
@@ -16,6 +16,8 @@ app = typer.Typer(
 app.add_typer(train.app, name="train")
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(example.app, name="example")
+app.add_typer(demos.app, name="demos")
+app.command("doctor")(doctor.doctor)
 
 
 if __name__ == "__main__":
