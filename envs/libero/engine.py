@@ -5,6 +5,7 @@ Everything that touches `libero` or `robosuite` goes through `load_engine`.
 
 import atexit
 import contextlib
+import ctypes
 import functools
 import importlib.metadata
 import importlib.util
@@ -44,6 +45,15 @@ def check_versions() -> None:
         raise EngineError(f"hf-libero is not installed. Run: {INSTALL_HINT}")
 
 
+def choose_gl_backend() -> str:
+    """Returns ``"egl"`` where its library is (a GPU driver's or Mesa's), else ``"osmesa"`` where that one is."""
+    for backend, library in (("egl", "libEGL.so.1"), ("osmesa", "libOSMesa.so.8")):
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(library)
+            return backend
+    return "egl"
+
+
 @functools.cache
 def load_engine() -> None:
     """Makes `libero.libero.envs` importable without side effects; called before its first import.
@@ -56,7 +66,7 @@ def load_engine() -> None:
         EngineError: When a package is missing or has the wrong version.
     """
     check_versions()
-    os.environ.setdefault("MUJOCO_GL", "egl")
+    os.environ.setdefault("MUJOCO_GL", choose_gl_backend())
     # Mesa's software rasteriser would otherwise start one thread per core in each simulator process.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     _load_quiet_robosuite_macros()
