@@ -34,6 +34,8 @@ class StockEnv:
     def reset(self, index: int) -> np.ndarray:
         """Starts an episode; returns the policy's frame."""
         random_state = np.random.get_state()
+        # The reset frees a render context in whatever GL context is current.
+        self._make_context_current()
         self.env.seed(0)
         self.env.reset()
         np.random.set_state(random_state)
@@ -44,8 +46,7 @@ class StockEnv:
 
     def step(self, action) -> tuple[np.ndarray, bool]:
         """Executes one action; returns the policy's frame and whether the goal holds."""
-        # Another renderer of this process may have made its own context current.
-        self.env.sim._render_context_offscreen.gl_ctx.make_current()
+        self._make_context_current()
         self.observation, _, done, _ = self.env.step(list(action))
         return self.observation["agentview_image"][::-1, ::-1], bool(done)
 
@@ -68,4 +69,9 @@ class StockEnv:
 
     def close(self) -> None:
         """Frees the simulator."""
+        self._make_context_current()
         self.env.close()
+
+    def _make_context_current(self) -> None:
+        # robosuite draws into whatever context is current; another renderer may have made its own so.
+        self.env.sim._render_context_offscreen.gl_ctx.make_current()
