@@ -10,12 +10,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.measure import NotAvailableError
 from benchmarks.report import describe_machine, make_table, write_results
 
 # name -> module with `run(quick: bool) -> list[Figure]`; the first line of its docstring is its title. `overhead`
 # comes last: its learner changes torch's treatment of denormal numbers for the whole process.
 BENCHMARKS = {
     "stepping": "benchmarks.stepping",
+    "libero_rollout": "benchmarks.libero_rollout",
     "group_start": "benchmarks.group_start",
     "inference": "benchmarks.inference",
     "image_chain": "benchmarks.image_chain",
@@ -62,8 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.names or BENCHMARKS:
         module = importlib.import_module(BENCHMARKS[name])
         title = module.__doc__.strip().splitlines()[0]
-        with console.status(f"{name}: {title}"):
-            results[name] = module.run(options.quick)
+        try:
+            with console.status(f"{name}: {title}"):
+                results[name] = module.run(options.quick)
+        except NotAvailableError as error:
+            console.print(f"[yellow]{name}: left out. {error}[/yellow]", highlight=False)
+            continue
         console.print(make_table(f"{name}: {title}", results[name]))
     write_results(options.output, machine, options.quick, results)
     console.print(f"written to {os.path.relpath(options.output)}")

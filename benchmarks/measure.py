@@ -7,6 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 
+class NotAvailableError(RuntimeError):
+    """A benchmark lacks what it needs on this machine."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Figure:
     """One measured figure beside its baseline.

@@ -14,7 +14,10 @@ from typing import Any
 
 import gymnasium as gym
 
-from envs.base import SPLITS, ManipulationEnv, Scene, Suite, TaskInfo, unknown_name
+from envs.base import ManipulationEnv, Scene, Suite, TaskInfo, unknown_name
+
+# One id for five suites: gym.make(_LIBERO_ID, suite="libero_spatial", task_id=3).
+_LIBERO_ID = "rllib_vla/Libero-v0"
 
 _SUITES = {
     suite.name: suite
@@ -26,12 +29,29 @@ _SUITES = {
             gym_id="rllib_vla/LiberoBlocks-v0",
             gripper_convention="libero",
         ),
+        *(
+            Suite(
+                name=name,
+                tasks=f"envs.libero.suites.tasks:{name.upper()}",
+                env_class=f"envs.libero.suites.environment:{env_class}",
+                gym_id=_LIBERO_ID,
+                gripper_convention="libero",
+            )
+            for name, env_class in (
+                ("libero_spatial", "LiberoSpatialEnv"),
+                ("libero_object", "LiberoObjectEnv"),
+                ("libero_goal", "LiberoGoalEnv"),
+                ("libero_10", "Libero10Env"),
+                ("libero_90", "Libero90Env"),
+            )
+        ),
     ]
 }
 
 for _suite in _SUITES.values():
     if _suite.gym_id not in gym.registry:
-        gym.register(_suite.gym_id, entry_point=_suite.env_class)
+        _entry_point = "envs:make_env" if _suite.gym_id == _LIBERO_ID else _suite.env_class
+        gym.register(_suite.gym_id, entry_point=_entry_point)
 
 
 def list_suites() -> list[str]:
@@ -65,15 +85,16 @@ def list_scenes(suite: str, split: str, tasks: list[str] | None = None) -> list[
 
     Args:
         suite: Name of the suite.
-        split: ``"train"`` or ``"eval"``.
+        split: ``"train"``, ``"eval"``, or another one that the suite has.
         tasks: Names of tasks; None means all tasks of the suite.
 
     Raises:
         ValueError: For an unknown suite, split or task; names the nearest valid one.
     """
     infos = {info.name: info for info in list_tasks(suite)}
-    if split not in SPLITS:
-        raise unknown_name("split", split, SPLITS)
+    for info in infos.values():
+        if split not in info.num_scenes:
+            raise unknown_name("split", split, info.num_scenes)
     names = list(infos) if tasks is None else list(tasks)
     for name in names:
         if name not in infos:

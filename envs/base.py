@@ -32,7 +32,8 @@ class Scene:
         task: Name of the task within the suite, e.g. ``"lift_red_cube"``.
         task_id: Index of the task within the suite.
         instruction: What the policy is told, e.g. ``"lift the red cube"``.
-        split: ``"train"`` or ``"eval"``. The two never share an initial state.
+        split: ``"train"`` or ``"eval"``, which never share an initial state, or another one that the suite has
+            (LIBERO's ``"reference"`` repeats the states of ``"eval"``).
         index: Index of the initial state within the split.
     """
 

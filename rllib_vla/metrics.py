@@ -6,6 +6,8 @@ Tune flattens nested results with "/", so `ENV_RUNNER_RESULTS` + `SUCCESS_RATE` 
 
 # --- under "env_runners" (sampling) and "evaluation" -------------------------------------------------------
 SUCCESS_RATE = "success_rate"  # share of successful trajectories, before any filtering
+SEEN_SUCCESS_RATE = "seen_success_rate"  # evaluation: mean over the tasks that were trained on
+UNSEEN_SUCCESS_RATE = "unseen_success_rate"  # evaluation: mean over `unseen_tasks`
 TASK_SUCCESS_RATE = "task_success_rate"  # dict: task name -> share of successful trajectories
 NUM_TRAJECTORIES = "num_trajectories"
 NUM_TRAJECTORIES_LIFETIME = "num_trajectories_lifetime"

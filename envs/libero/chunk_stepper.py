@@ -13,7 +13,9 @@ Import this module after `engine.load_engine()`.
 """
 
 import abc
+import contextlib
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import mujoco
@@ -85,6 +87,16 @@ class ChunkStepper(abc.ABC):
                 break
         return num_steps, success
 
+    @contextlib.contextmanager
+    def observed_state(self) -> Iterator[None]:
+        """Within this context `data` holds what an observation shows, with poses of bodies, sites and lights.
+
+        Here that is the current state: MuJoCo's poses are otherwise those before the last integration, and
+        computing them anew makes the observation a function of the state alone. The simulation does not change.
+        """
+        mujoco.mj_kinematics(self.model, self.data)
+        yield
+
     @abc.abstractmethod
     def reset(self) -> None:
         """Brings the controller to its state after a reset; call it once the simulator state is in place."""
@@ -111,23 +123,68 @@ class ExactChunkStepper(ChunkStepper):
     second forward pass changes the solver's warm start, so its constraint stage is kept; its other stages are
     skipped. The first simulation step after a reset acts on the controller's state at construction, as
     robosuite's does.
+
+    robosuite samples its observations by a clock of their own, which after LIBERO's reset fires one simulation step
+    before the end of a control step; the frame then shows the poses before that step's integration, and the sites'
+    colours of the control step before. Observations of this stepper are those.
     """
 
     def __init__(self, env: Any):
         super().__init__(env)
+        self._sampling_period = 1.0 / env.control_freq
+        self._clock, self._sampled = 0.0, True
+        self._observed: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self._after_reset = self.controller_state()
 
     def reset(self) -> None:
         self.load_controller_state(self._after_reset)
+        # Both `env.reset` and `set_init_state` force one update of all observations, which moves their clock.
+        self._clock, self._sampled = self.env.model_timestep + self.env.model_timestep, True
+        self._observe(self.data.qpos.copy())
+
+    @contextlib.contextmanager
+    def observed_state(self) -> Iterator[None]:
+        qpos, site_rgba = self.data.qpos.copy(), self.model.site_rgba.copy()
+        qpos_of_poses, observed_qpos, observed_rgba = self._observed
+        self.data.qpos[:] = qpos_of_poses
+        mujoco.mj_kinematics(self.model, self.data)
+        self.data.qpos[:] = observed_qpos
+        self.model.site_rgba[:] = observed_rgba
+        try:
+            yield
+        finally:
+            self.data.qpos[:] = qpos
+            self.model.site_rgba[:] = site_rgba
 
     def controller_state(self) -> dict[str, Any]:
         state = {name: copy.copy(getattr(self.controller, name)) for name in _CONTROLLER_FIELDS}
-        return state | {"current_action": np.array(self.gripper.current_action)}
+        return state | {
+            "current_action": np.array(self.gripper.current_action),
+            "clock": (self._clock, self._sampled),
+            "observed": self._observed,
+        }
 
     def load_controller_state(self, state: dict[str, Any]) -> None:
         for name in _CONTROLLER_FIELDS:
             setattr(self.controller, name, copy.copy(state[name]))
         self.gripper.current_action = np.array(state["current_action"])
+        self._clock, self._sampled = state["clock"]
+        self._observed = state["observed"]
+
+    def _observe(self, qpos_of_poses: np.ndarray) -> None:
+        self._observed = (qpos_of_poses, self.data.qpos.copy(), self.model.site_rgba.copy())
+
+    def _advance_clock(self, qpos_of_poses: np.ndarray) -> None:
+        """What robosuite's `Observable.update` does after each simulation step."""
+        self._clock += self.env.model_timestep
+        if not self._sampled and self._sampling_period >= self._clock:
+            self._sampled = True
+            self._observe(qpos_of_poses)
+        if self._clock >= self._sampling_period:
+            if not self._sampled:
+                self._observe(qpos_of_poses)
+            self._clock %= self._sampling_period
+            self._sampled = False
 
     def _control_step(self, action: np.ndarray) -> None:
         model, data, controller, gripper = self.model, self.data, self.controller, self.gripper
@@ -143,7 +200,9 @@ class ExactChunkStepper(ChunkStepper):
             gripper.current_action = np.clip(gripper.current_action + increment, -1.0, 1.0)
             data.ctrl[self._finger_actuators] = self._finger_bias + self._finger_weight * gripper.current_action
             data.ctrl[self._arm_actuators] = torques
+            qpos = data.qpos.copy()
             mujoco.mj_step2(model, data)
+            self._advance_clock(qpos)
 
     def _read_state(self) -> None:
         controller, data, dofs = self.controller, self.data, self._dof_ids

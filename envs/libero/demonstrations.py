@@ -42,6 +42,7 @@ class Demonstration:
     """One recorded episode; see the module's table for the arrays."""
 
     scene: Scene
+    problem_name: str  # of the BDDL problem
     actions: np.ndarray
     states: np.ndarray
     frames: np.ndarray  # uint8 [T, H, W, 3], upright
@@ -104,7 +105,8 @@ def record_demonstration(
         if success and not any(successes):
             steps_left = extra_steps
         successes.append(success)
-    return Demonstration(scene, *map(np.stack, (actions, states, frames, proprio)), np.array(successes))
+    problem_name = robosuite_env.parsed_problem["problem_name"]
+    return Demonstration(scene, problem_name, *map(np.stack, (actions, states, frames, proprio)), np.array(successes))
 
 
 def write_demonstrations(path: Path, demonstrations: list[Demonstration], env_args: dict) -> None:
@@ -117,7 +119,7 @@ def write_demonstrations(path: Path, demonstrations: list[Demonstration], env_ar
         data = file.create_group("data")
         data.attrs["problem_info"] = json.dumps(
             {
-                "problem_name": "libero_blocks_manipulation",
+                "problem_name": demonstrations[0].problem_name,
                 "domain_name": "robosuite",
                 "language_instruction": scene.instruction,
                 "suite": scene.suite,

@@ -5,6 +5,7 @@ Everything that touches `libero` or `robosuite` goes through `load_engine`.
 
 import atexit
 import contextlib
+import ctypes
 import functools
 import importlib.metadata
 import importlib.util
@@ -18,7 +19,7 @@ from pathlib import Path
 # Other MuJoCo releases go wrong with robosuite 1.4, most without any error: 3.3.3 and later change textures,
 # 3.4 and later throw objects that start in slight penetration into the air, 3.10 and later raise.
 REQUIRED_VERSIONS = {"mujoco": "3.3.0", "robosuite": "1.4.0"}
-_INSTALL_HINT = (
+INSTALL_HINT = (
     "pip install mujoco==3.3.0 && pip install --no-deps robosuite==1.4.0 hf-libero==0.1.4 bddl==1.0.1 "
     "(see requirements.txt and requirements-libero.txt)"
 )
@@ -34,14 +35,23 @@ def check_versions() -> None:
         try:
             found = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError as error:
-            raise EngineError(f"{package} is not installed. Run: {_INSTALL_HINT}") from error
+            raise EngineError(f"{package} is not installed. Run: {INSTALL_HINT}") from error
         if found != required:
             raise EngineError(
                 f"{package} {found} is installed, but only {package} {required} is known to simulate LIBERO "
-                f"correctly. Run: {_INSTALL_HINT}"
+                f"correctly. Run: {INSTALL_HINT}"
             )
     if importlib.util.find_spec("libero") is None:
-        raise EngineError(f"hf-libero is not installed. Run: {_INSTALL_HINT}")
+        raise EngineError(f"hf-libero is not installed. Run: {INSTALL_HINT}")
+
+
+def choose_gl_backend() -> str:
+    """Returns ``"egl"`` where its library is (a GPU driver's or Mesa's), else ``"osmesa"`` where that one is."""
+    for backend, library in (("egl", "libEGL.so.1"), ("osmesa", "libOSMesa.so.8")):
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(library)
+            return backend
+    return "egl"
 
 
 @functools.cache
@@ -56,7 +66,7 @@ def load_engine() -> None:
         EngineError: When a package is missing or has the wrong version.
     """
     check_versions()
-    os.environ.setdefault("MUJOCO_GL", "egl")
+    os.environ.setdefault("MUJOCO_GL", choose_gl_backend())
     # Mesa's software rasteriser would otherwise start one thread per core in each simulator process.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     _load_quiet_robosuite_macros()

@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-import functools
 import string
 import time
 from typing import Any, ClassVar
@@ -14,14 +13,14 @@ import numpy as np
 from envs import base
 from envs.base import ManipulationEnv, Scene, TaskInfo, unknown_name
 from envs.libero import engine
-from envs.libero.rendering import FrameRenderer, RenderStyle
+from envs.libero.rendering import RenderStyle
+from envs.libero.workspace import VIDEO_SIZE, Workspace
 
 ACTION_DIM = 7  # OSC_POSE: position delta 3, rotation delta 3 (both in [-1, 1]), gripper -1 open / +1 close
 PROPRIO_DIM = 8  # end-effector position 3 (m), axis-angle 3 (rad), finger positions 2 (m)
 CONTROL_FREQUENCY_HZ = 20
 RESET_OPTIONS = ("scene", "initial_state")
 STEPPING_MODES = ("fast", "exact")
-_RENDER_SIZE = 256
 _INSTRUCTION_CHARACTERS = string.ascii_letters + string.digits + " ,.-'"
 
 
@@ -35,48 +34,6 @@ class EpisodeSnapshot:
     simulator: Any
 
 
-class _Workspace:
-    """One robosuite environment with its stepper and renderer; all tasks that share its model run in it."""
-
-    def __init__(self, robosuite_env: Any, stepping: str, image_size: int, style: RenderStyle):
-        from envs.libero.chunk_stepper import ExactChunkStepper, FastChunkStepper
-        from envs.libero.snapshot import take_snapshot
-
-        self.env = robosuite_env
-        self.style = style
-        # The stock reset samples object poses from numpy's global generator.
-        random_state = np.random.get_state()
-        np.random.seed(0)
-        try:
-            self.env.reset()
-        finally:
-            np.random.set_state(random_state)
-        self.stepper = (ExactChunkStepper if stepping == "exact" else FastChunkStepper)(self.env)
-        self.after_reset = take_snapshot(self.stepper)
-        self._max_size = max(image_size, _RENDER_SIZE)
-        robot = self.env.robots[0]
-        data = self.stepper.data
-        self._eef_pos = data.site_xpos[robot.eef_site_id]
-        self._eef_quat = data.xquat[self.env.sim.model.body_name2id(robot.robot_model.eef_name)]
-        self._finger_ids = np.array(robot._ref_gripper_joint_pos_indexes)
-        self._qpos = data.qpos
-
-    @functools.cached_property
-    def renderer(self) -> FrameRenderer:
-        return FrameRenderer(self.stepper.model, self.stepper.data, self._max_size, self.style)
-
-    def proprio(self) -> np.ndarray:
-        """Returns end-effector position, axis-angle and finger positions, float32 [8]."""
-        return np.concatenate(
-            [self._eef_pos, axis_angle(self._eef_quat), self._qpos[self._finger_ids]], dtype=np.float32
-        )
-
-    def close(self) -> None:
-        if "renderer" in self.__dict__:
-            self.renderer.close()
-        self.env.close()
-
-
 class LiberoEnv(ManipulationEnv):
     """Plays all scenes of one suite on LIBERO's engine; see `ManipulationEnv` for the interface.
 
@@ -84,7 +41,7 @@ class LiberoEnv(ManipulationEnv):
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": CONTROL_FREQUENCY_HZ}
-    CONFIG_KEYS = ("image_size", "chunk_size", "stepping", "max_control_steps", "render_mode")
+    CONFIG_KEYS = ("image_size", "chunk_size", "stepping", "max_control_steps", "task_id", "render_mode")
 
     # Set by subclasses.
     SUITE: str
@@ -92,6 +49,8 @@ class LiberoEnv(ManipulationEnv):
     CAMERA = "agentview"
     DEFAULT_STEPPING = "exact"
     STYLE = RenderStyle()
+    # Executed after a reset before the policy sees anything; they do not count as control steps.
+    SETTLING_ACTIONS = np.zeros((0, ACTION_DIM))
 
     def __init__(
         self,
@@ -100,6 +59,7 @@ class LiberoEnv(ManipulationEnv):
         chunk_size: int = 8,
         stepping: str | None = None,
         max_control_steps: int | None = None,
+        task_id: int | None = None,
         render_mode: str | None = "rgb_array",
     ):
         """Checks the engine; no simulator is built yet.
@@ -110,6 +70,7 @@ class LiberoEnv(ManipulationEnv):
             stepping: ``"exact"`` (bit-identical to robosuite's loop) or ``"fast"``; None takes the
                 suite's default.
             max_control_steps: Overrides the step limit of all tasks.
+            task_id: `reset` without a scene draws one of this task; None: of any task.
             render_mode: ``"rgb_array"`` or None; `render` works in both.
 
         Raises:
@@ -129,13 +90,16 @@ class LiberoEnv(ManipulationEnv):
         ):
             if not isinstance(value, int | np.integer) or value < low:
                 raise ValueError(f"{key} must be an integer of at least {low}, got {value!r}")
+        if task_id is not None and task_id not in range(len(self.TASKS)):
+            raise ValueError(f"task_id must be one of 0..{len(self.TASKS) - 1} in {self.SUITE!r}, got {task_id!r}")
         self.image_size = int(image_size)
         self.chunk_size = int(chunk_size)
         self.action_dim = ACTION_DIM
         self.stepping = stepping
         self.render_mode = render_mode
         self._limit_override = max_control_steps
-        self._workspaces: dict[str, _Workspace] = {}
+        self._task_id = task_id
+        self._workspaces: dict[str, Workspace] = {}
         self._scene: Scene | None = None
         self._num_steps = 0
         self._ended = True
@@ -162,6 +126,11 @@ class LiberoEnv(ManipulationEnv):
     def _initial_state(self, scene: Scene) -> np.ndarray:
         """Returns the flattened simulator state of a scene, float64 [1 + nq + nv]: time, qpos, qvel."""
 
+    def _place(self, scene: Scene, workspace: Workspace) -> np.ndarray:
+        """Resets `workspace`, which places the fixtures, and returns the state of `scene` to be set there."""
+        workspace.reset()
+        return self._initial_state(scene)
+
     # --- interface -----------------------------------------------------------------------------------------
 
     @property
@@ -186,8 +155,6 @@ class LiberoEnv(ManipulationEnv):
         Raises:
             ValueError: For a scene that the suite does not have, or an unknown option.
         """
-        from envs.libero.snapshot import restore_snapshot
-
         super().reset(seed=seed)
         options = options or {}
         for key in options:
@@ -196,15 +163,17 @@ class LiberoEnv(ManipulationEnv):
         scene = options.get("scene") or self._random_scene()
         self._check_scene(scene)
         workspace = self._enter(scene)
-        restore_snapshot(workspace.stepper, workspace.after_reset)
-        robosuite_env = workspace.env
+        placed = self._place(scene, workspace)
         state = options.get("initial_state")
-        robosuite_env.sim.set_state_from_flattened(self._initial_state(scene) if state is None else state)
+        robosuite_env = workspace.env
+        robosuite_env.sim.set_state_from_flattened(placed if state is None else self._check_state(state, placed))
         mujoco.mj_forward(workspace.stepper.model, workspace.stepper.data)
         # LIBERO's set_init_state evaluates the goal and updates visual states once.
         robosuite_env._check_success()
         robosuite_env._post_process()
         workspace.stepper.reset()
+        for action in self.SETTLING_ACTIONS:
+            workspace.stepper.step(action[None])
         self._num_steps, self._ended = 0, False
         return self._observation(workspace), {"scene": scene}
 
@@ -257,8 +226,8 @@ class LiberoEnv(ManipulationEnv):
         if self._scene is None:
             raise gym.error.ResetNeeded("there is nothing to render: call reset first")
         workspace = self._workspace()
-        mujoco.mj_kinematics(workspace.stepper.model, workspace.stepper.data)
-        return workspace.renderer.render(self.CAMERA, _RENDER_SIZE)
+        with workspace.stepper.observed_state():
+            return workspace.renderer.render(self.CAMERA, VIDEO_SIZE)
 
     def close(self) -> None:
         for workspace in self._workspaces.values():
@@ -294,36 +263,39 @@ class LiberoEnv(ManipulationEnv):
             raise gym.error.ResetNeeded("no scene yet: call reset first")
         return self.TASKS[self._scene.task_id]
 
-    def _workspace(self) -> _Workspace:
+    def _workspace(self) -> Workspace:
         return self._workspaces[self._task_info().workspace]
 
-    def _enter(self, scene: Scene) -> _Workspace:
+    def _enter(self, scene: Scene) -> Workspace:
         """Makes `scene` current: builds its workspace if needed and hands it the goal of its task."""
         name = self.TASKS[scene.task_id].workspace
         if name not in self._workspaces:
             robosuite_env = self._make_robosuite_env(name)
-            self._workspaces[name] = _Workspace(robosuite_env, self.stepping, self.image_size, self.STYLE)
+            self._workspaces[name] = Workspace(robosuite_env, self.stepping, self.image_size, self.STYLE)
         workspace = self._workspaces[name]
-        problem = self._problem(scene.task)
-        workspace.env.parsed_problem = problem
-        workspace.env.obj_of_interest = problem["obj_of_interest"]
+        workspace.enter(scene.task, self._problem(scene.task))
         self._scene = scene
         return workspace
 
-    def _observation(self, workspace: _Workspace) -> dict[str, Any]:
-        # After a step MuJoCo's poses are those before the last integration. Updating them makes the frame a
-        # function of the state alone, and does not change the simulation.
-        mujoco.mj_kinematics(workspace.stepper.model, workspace.stepper.data)
-        return {
-            base.IMAGE: workspace.renderer.render(self.CAMERA, self.image_size),
-            base.PROPRIO: workspace.proprio(),
-            base.INSTRUCTION: self._scene.instruction,
-        }
+    def _observation(self, workspace: Workspace) -> dict[str, Any]:
+        with workspace.stepper.observed_state():
+            return {
+                base.IMAGE: workspace.renderer.render(self.CAMERA, self.image_size),
+                base.PROPRIO: workspace.proprio(),
+                base.INSTRUCTION: self._scene.instruction,
+            }
 
     def _random_scene(self) -> Scene:
-        info = self.TASKS[int(self.np_random.integers(len(self.TASKS)))]
+        task_id = int(self.np_random.integers(len(self.TASKS))) if self._task_id is None else self._task_id
+        info = self.TASKS[task_id]
         index = int(self.np_random.integers(info.num_scenes["train"]))
         return Scene(self.SUITE, info.name, info.task_id, info.instruction, "train", index)
+
+    def _check_state(self, state: Any, placed: np.ndarray) -> np.ndarray:
+        state = np.asarray(state, dtype=np.float64)
+        if state.shape != placed.shape:
+            raise ValueError(f"initial_state has shape {list(state.shape)}, this task needs {list(placed.shape)}")
+        return state
 
     def _check_scene(self, scene: Scene) -> None:
         if not isinstance(scene, Scene):
@@ -343,15 +315,3 @@ class LiberoEnv(ManipulationEnv):
                 f"task {scene.task!r} has initial states 0..{info.num_scenes[scene.split] - 1} in split "
                 f"{scene.split!r}, the scene asks for {scene.index}"
             )
-
-
-def axis_angle(quat: np.ndarray) -> np.ndarray:
-    """Converts a quaternion (w, x, y, z) [4] to axis times angle in radians, float64 [3].
-
-    Same branch as LIBERO's pipelines: w is clipped to [-1, 1] and the angle is 2 acos(w), in [0, 2 pi].
-    """
-    w = min(max(float(quat[0]), -1.0), 1.0)
-    sine = np.sqrt(1.0 - w * w)
-    if sine < 1e-8:
-        return np.zeros(3)
-    return quat[1:] * (2.0 * np.arccos(w) / sine)

@@ -21,12 +21,14 @@ class RenderStyle:
         shadows, reflections: Each of them draws the scene once more.
         multisamples: Samples per pixel, 0 for no antialiasing.
         geom_groups: Geom groups that are visible (robosuite: 0 collision, 1 visual).
+        mirrored: Left and right are swapped, as in OpenGL's upside-down frames after a rotation by 180 degrees.
     """
 
     shadows: bool = True
     reflections: bool = True
     multisamples: int = 4
     geom_groups: tuple[int, ...] = (1,)
+    mirrored: bool = False
 
 
 LIGHT_STYLE = RenderStyle(shadows=False, reflections=False, multisamples=0)
@@ -68,7 +70,7 @@ class FrameRenderer:
             max_size: Largest height and width in pixels that will be asked for.
             style: What is drawn.
         """
-        self._model, self._data = model, data
+        self._model, self._data, self._mirrored = model, data, style.mirrored
         model.vis.global_.offwidth = model.vis.global_.offheight = max_size
         model.vis.quality.offsamples = style.multisamples
         self._gl = _make_gl_context(max_size)
@@ -101,7 +103,7 @@ class FrameRenderer:
         mujoco.mjr_render(viewport, self._scene, self._context)
         frame = np.empty((size, size, 3), dtype=np.uint8)
         mujoco.mjr_readPixels(frame, None, viewport, self._context)
-        return np.ascontiguousarray(frame[::-1])
+        return np.ascontiguousarray(frame[::-1, ::-1] if self._mirrored else frame[::-1])
 
     def close(self) -> None:
         """Frees the GL objects; the renderer cannot be used afterwards."""

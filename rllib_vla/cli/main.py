@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from rllib_vla.cli import board, config, evaluate, example, export, report, train
+from rllib_vla.cli import board, config, demos, doctor, evaluate, example, export, report, train
 
 app = typer.Typer(
     name="rllib",
@@ -20,6 +20,8 @@ app.command("report")(report.report)
 app.command("board")(board.board)
 app.add_typer(example.app, name="example")
 app.add_typer(config.app, name="config")
+app.add_typer(demos.app, name="demos")
+app.command("doctor")(doctor.doctor)
 
 
 if __name__ == "__main__":

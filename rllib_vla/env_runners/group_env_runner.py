@@ -30,7 +30,6 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
-from envs import list_scenes
 from policies.openvla_oft.configuration import NUM_ACTION_BINS
 from rllib_vla import metrics as names
 from rllib_vla.env_runners.group import CollectedGroup, GroupRequest, Member
@@ -178,7 +177,7 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         """
         if random_actions or num_timesteps is not None:
             raise ValueError("GroupEnvRunner.sample() plays whole episodes of the policy: pass `num_episodes`.")
-        scenes = list_scenes(self.config.env, "train", self.config.env_config.get("tasks"))
+        scenes = self.config.get_training_scenes()
         requests = [
             GroupRequest(i, scenes[i % len(scenes)], 1, self.config.seed or 0) for i in range(num_episodes or 1)
         ]

@@ -1,6 +1,7 @@
 """Greedy evaluation between training iterations, on the training runners and their simulators."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def evaluate_on_env_runners(algorithm) -> dict[str, Any]:
         algorithm: A `GRPO` instance.
 
     Returns:
-        Success rate overall (mean over tasks) and per task, mean trajectory length, number of trajectories, seconds.
+        Success rate overall (mean over tasks) and per task, mean trajectory length, number of trajectories, seconds;
+        with `unseen_tasks` in `env_config`, also the success rates of those and of the other tasks.
     """
     start = time.perf_counter()
     cfg, group = algorithm.config, algorithm.env_runner_group
@@ -76,20 +78,32 @@ def evaluate_on_env_runners(algorithm) -> dict[str, Any]:
     played = [episode for result in results for episode in result]
     if algorithm.logdir is not None:
         _write_videos(played, Path(algorithm.logdir) / "videos" / f"iteration_{algorithm.iteration:05d}")
-    return _summarize(played) | {names.TIME_EVALUATE: time.perf_counter() - start}
+    return _summarize(played, cfg.env_config.get("unseen_tasks") or []) | {
+        names.TIME_EVALUATE: time.perf_counter() - start
+    }
 
 
-def _summarize(played: list[PlayedEpisode]) -> dict[str, Any]:
+def _summarize(played: list[PlayedEpisode], unseen_tasks: Sequence[str] = ()) -> dict[str, Any]:
     outcomes: dict[str, list[bool]] = {}
     for episode in played:
         outcomes.setdefault(episode.request.scene.task, []).append(episode.success)
     per_task = {task: float(np.mean(successes)) for task, successes in sorted(outcomes.items())}
-    return {
-        names.SUCCESS_RATE: float(np.mean(list(per_task.values()))) if per_task else float("nan"),
+    generalisation = {}
+    if unseen_tasks:
+        generalisation = {
+            names.SEEN_SUCCESS_RATE: _mean([rate for task, rate in per_task.items() if task not in unseen_tasks]),
+            names.UNSEEN_SUCCESS_RATE: _mean([rate for task, rate in per_task.items() if task in unseen_tasks]),
+        }
+    return generalisation | {
+        names.SUCCESS_RATE: _mean(list(per_task.values())),
         names.TASK_SUCCESS_RATE: per_task,
-        names.TRAJECTORY_LENGTH: float(np.mean([e.num_control_steps for e in played])) if played else float("nan"),
+        names.TRAJECTORY_LENGTH: _mean([episode.num_control_steps for episode in played]),
         names.NUM_TRAJECTORIES: len(played),
     }
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
 
 
 def _write_videos(played: list[PlayedEpisode], folder: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import command
-from benchmarks.measure import Figure, Variant, compare, shares
+from benchmarks.measure import Figure, NotAvailableError, Variant, compare, shares
 from benchmarks.memory import peak_megabytes
 from benchmarks.overhead import summarize
 from benchmarks.report import format_ratio
@@ -57,6 +57,17 @@ def test_a_busy_machine_is_reported(fake_benchmark, tmp_path, capsys, monkeypatc
         monkeypatch.setattr("os.getloadavg", lambda load=load: (load, load, load))
         command.main(["fake", "--output", str(tmp_path / "results.json")])
         assert ("do not quote" in capsys.readouterr().out) == is_reported
+
+
+def test_a_benchmark_that_lacks_something_is_left_out(fake_benchmark, tmp_path, capsys, monkeypatch):
+    def run(quick):
+        raise NotAvailableError("no assets")
+
+    monkeypatch.setattr(sys.modules["fake_benchmark"], "run", run)
+    path = tmp_path / "results.json"
+    assert command.main(["fake", "--output", str(path)]) == 0
+    assert "fake: left out. no assets" in capsys.readouterr().out
+    assert json.loads(path.read_text())["results"] == {}
 
 
 def test_an_unknown_name_is_refused_with_the_nearest(fake_benchmark, capsys):

@@ -10,7 +10,7 @@ import pytest
 
 import envs
 from envs.libero.blocks.experts import make_expert
-from envs.libero.environment import axis_angle
+from envs.libero.workspace import axis_angle
 
 CUBES_TASK, STACK_TASK = "put_red_cube_on_plate", "push_orange_bar_to_black_strip"
 

@@ -31,7 +31,6 @@ from ray.rllib.utils.metrics import (
 )
 from ray.tune import PlacementGroupFactory
 
-from envs import list_scenes
 from rllib_vla import metrics as names
 from rllib_vla.algorithms.grpo.grpo_config import GRPOConfig
 from rllib_vla.checkpoints import verify_checkpoint, write_manifest
@@ -125,7 +124,7 @@ class GRPO(Algorithm):
         super().setup(config)
         cfg = self.config
         self.scene_sampler = SceneSampler(
-            list_scenes(cfg.env, "train", cfg.env_config.get("tasks")),
+            cfg.get_training_scenes(),
             group_size=cfg.group_size,
             seed=cfg.seed or 0,
         )

@@ -14,6 +14,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
 
 import envs
+from envs.base import unknown_name
 from policies.openvla_oft import LoRAConfig
 from rllib_vla.connectors.env_to_module.add_sampling_noise import AddSamplingNoise
 from rllib_vla.connectors.env_to_module.process_observations import ProcessObservations
@@ -28,7 +29,8 @@ from rllib_vla.env_runners.group_env_runner import GroupEnvRunner
 from rllib_vla.model_path import resolve_model_path
 
 # Settings of `env_config` that choose scenes instead of configuring the simulator.
-SCENE_KEYS = ("tasks",)
+TASKS, TRAIN_SPLIT, UNSEEN_TASKS = "tasks", "train_split", "unseen_tasks"
+SCENE_KEYS = (TASKS, TRAIN_SPLIT, UNSEEN_TASKS)
 
 
 class GRPOConfig(AlgorithmConfig):
@@ -225,7 +227,7 @@ class GRPOConfig(AlgorithmConfig):
     def evaluation(
         self,
         *,
-        evaluation_split: Literal["eval", "train"] | None = NotProvided,
+        evaluation_split: Literal["eval", "train", "reference"] | None = NotProvided,
         evaluation_num_scenes_per_task: int | None = NotProvided,
         evaluation_num_videos: int | None = NotProvided,
         evaluate_at_start: bool | None = NotProvided,
@@ -234,7 +236,8 @@ class GRPOConfig(AlgorithmConfig):
         """Sets the greedy evaluation during training.
 
         Args:
-            evaluation_split: Which initial states are played. "eval" are never trained on.
+            evaluation_split: Which initial states are played. "eval" are never trained on, unless
+                `env_config["train_split"]` is "reference" (LIBERO's suites only).
             evaluation_num_scenes_per_task: Initial states per task (all 50 of libero_blocks).
             evaluation_num_videos: Videos per evaluation, written to `<trial>/videos/`.
             evaluate_at_start: Also evaluate before the first update.
@@ -285,10 +288,12 @@ class GRPOConfig(AlgorithmConfig):
             self._value_error("`rl_module(model_config={'model_path': ...})` must name the initial policy.")
 
     def _validate_environment(self) -> None:
-        tasks = self.env_config.get("tasks")
+        tasks = self.env_config.get(TASKS)
         try:
-            if not envs.list_scenes(self.env, "train", tasks):
-                self._value_error("`env_config['tasks']` must name at least one task, or be left out for all.")
+            if not self.get_training_scenes():
+                self._value_error(
+                    "`env_config['tasks']` must name at least one task that is not in `unseen_tasks`, or be left out."
+                )
             scenes = envs.list_scenes(self.env, self.evaluation_split, tasks)
             fewest = min(Counter(scene.task for scene in scenes).values())
             if self.evaluation_interval and self.evaluation_num_scenes_per_task > fewest:
@@ -395,6 +400,29 @@ class GRPOConfig(AlgorithmConfig):
             AddObservationsFromEpisodesToBatch, AddTokenWeights(loss_aggregation=self.loss_aggregation)
         )
         return pipeline
+
+    def get_training_scenes(self) -> list[envs.Scene]:
+        """Returns the scenes that training draws from.
+
+        `env_config` chooses them: `tasks` (names; all), `train_split` ("train"; "reference" trains on the very states
+        that are evaluated, as the reference implementation does) and `unseen_tasks` (names; none), which are only
+        evaluated.
+
+        Raises:
+            ValueError: For a name that does not exist, or the held-out split.
+        """
+        split = self.env_config.get(TRAIN_SPLIT, "train")
+        if split == "eval":
+            raise ValueError("`env_config['train_split']` must not be 'eval', the states that are held out")
+        scenes = envs.list_scenes(self.env, split, self.env_config.get(TASKS))
+        unseen = self.env_config.get(UNSEEN_TASKS) or []
+        if isinstance(unseen, str):
+            raise ValueError(f"`env_config['unseen_tasks']` must be a list of names, is {unseen!r}")
+        names = dict.fromkeys(scene.task for scene in scenes)
+        for name in unseen:
+            if name not in names:
+                raise unknown_name("task in `env_config['unseen_tasks']`", name, names)
+        return [scene for scene in scenes if scene.task not in unseen]
 
     def get_simulator_config(self) -> dict[str, Any]:
         """Returns `env_config` without the keys that only choose scenes."""

@@ -116,6 +116,36 @@ def test_bad_evaluation_settings(toy_policy_dir, name, value):
         config.validate()
 
 
+def test_training_scenes_follow_the_environments_settings(toy_policy_dir):
+    def tasks_and_splits(**settings):
+        config = toy_config(toy_policy_dir)
+        config.env_config |= settings
+        config.validate()
+        return sorted({(scene.task, scene.split) for scene in config.get_training_scenes()})
+
+    assert tasks_and_splits() == [("go_left", "train"), ("go_right", "train")]
+    assert tasks_and_splits(unseen_tasks=["go_left"]) == [("go_right", "train")]
+    config = GRPOConfig().environment("libero_goal", env_config={"train_split": "reference"})
+    assert {scene.split for scene in config.get_training_scenes()} == {"reference"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train_split": "eval"}, "train_split.*held out"),
+        ({"train_split": "trian"}, "did you mean 'train'"),
+        ({"unseen_tasks": ["go_lef"]}, "did you mean 'go_left'"),
+        ({"unseen_tasks": "go_left"}, "must be a list"),
+        ({"unseen_tasks": ["go_left", "go_right"]}, "at least one task"),
+    ],
+)
+def test_bad_choices_of_training_scenes(toy_policy_dir, settings, message):
+    config = toy_config(toy_policy_dir)
+    config.env_config |= settings
+    with pytest.raises(ValueError, match=message):
+        config.validate()
+
+
 def test_unknown_keys_are_refused():
     with pytest.raises(TypeError, match="temprature"):
         GRPOConfig().training(temprature=1.0)

@@ -1,0 +1,1 @@
+"""LIBERO's own five suites: tasks, initial states, assets and protocol."""
