@@ -10,6 +10,8 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # read when ray is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
+LIBERO_ASSETS_VARIABLE = "RLLIB_VLA_LIBERO_ASSETS"
+LIBERO_ASSETS_PACK = ROOT.parent / "shared" / "libero" / "assets"
 FIXTURES = ROOT.parent / "shared" / "fixtures" / "openvla_oft" / "fixtures"
 
 # Ray's worker processes inherit this; they must find `tests.toy_suite`.
@@ -22,6 +24,15 @@ def reference_fixtures() -> Path:
     if not FIXTURES.is_dir():
         pytest.skip(f"needs the recorded reference arrays in {FIXTURES}")
     return FIXTURES
+
+
+@pytest.fixture(scope="session")
+def assets_path() -> str:
+    """Folder of LIBERO's assets; skips the test where there is none."""
+    path = os.environ.get(LIBERO_ASSETS_VARIABLE) or LIBERO_ASSETS_PACK
+    if not Path(path).is_dir():
+        pytest.skip(f"needs LIBERO's assets in {LIBERO_ASSETS_VARIABLE} or in {LIBERO_ASSETS_PACK}")
+    return str(path)
 
 
 @pytest.fixture(scope="session")

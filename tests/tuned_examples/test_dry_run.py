@@ -10,7 +10,9 @@ EXAMPLES = find_examples()
 
 
 @pytest.mark.parametrize("path", EXAMPLES.values(), ids=EXAMPLES)
-def test_dry_run(path):
+def test_dry_run(path, request, monkeypatch):
+    if path.stem.startswith("libero_") and not path.stem.startswith("libero_blocks"):
+        monkeypatch.setenv("RLLIB_VLA_LIBERO_ASSETS", request.getfixturevalue("assets_path"))
     run = CliRunner().invoke(app, ["train", "file", str(path), "--dry-run"])
     assert run.exit_code == 0, run.output
     assert "no problem found" in run.output
