@@ -315,3 +315,21 @@ class LiberoEnv(ManipulationEnv):
                 f"task {scene.task!r} has initial states 0..{info.num_scenes[scene.split] - 1} in split "
                 f"{scene.split!r}, the scene asks for {scene.index}"
             )
+
+
+def robosuite_options(overrides: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments that every robosuite environment here is built with: OSC_POSE, soft reset, no renderer.
+
+    `engine.load_engine` has to have been called. `overrides` win.
+    """
+    from robosuite import load_controller_config
+
+    return {
+        "controller_configs": load_controller_config(default_controller="OSC_POSE"),
+        "initialization_noise": None,
+        "use_camera_obs": False,
+        "has_offscreen_renderer": False,
+        "control_freq": CONTROL_FREQUENCY_HZ,
+        "hard_reset": False,
+        "ignore_done": True,
+    } | overrides

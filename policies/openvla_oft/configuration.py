@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,7 @@ class OpenVLAOFTConfig:
             ValueError: Unknown preset or field; the message names the nearest valid one.
         """
         if name not in PRESETS:
-            raise ValueError(f"unknown preset {name!r}; {_nearest(name, PRESETS)}")
+            raise ValueError(f"unknown preset {name!r}; {nearest(name, PRESETS)}")
         return cls.from_fields(PRESETS[name] | overrides)
 
     @classmethod
@@ -172,7 +173,7 @@ class OpenVLAOFTConfig:
         valid = [f.name for f in dataclasses.fields(cls)]
         for key in values:
             if key not in valid:
-                raise ValueError(f"unknown configuration key {key!r}; {_nearest(key, valid)}")
+                raise ValueError(f"unknown configuration key {key!r}; {nearest(key, valid)}")
         values = dict(values)
         for tower in ("featurizer", "fused_featurizer"):
             if isinstance(values.get(tower), dict):
@@ -245,8 +246,10 @@ class OpenVLAOFTConfig:
         return json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def _nearest(name: str, valid: Any) -> str:
-    close = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.4)
+def nearest(name: object, valid: Iterable[str]) -> str:
+    """Words for an error message: the valid name closest to `name`, and all valid ones."""
+    valid = list(valid)
+    close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.4)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}Valid: {', '.join(valid)}"
 

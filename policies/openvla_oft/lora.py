@@ -8,7 +8,6 @@ are (small optimizer steps would be lost in bfloat16) and are computed in the dt
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import numbers
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from policies.openvla_oft.configuration import nearest
 from policies.openvla_oft.modeling import OpenVLAOFT
 
 ALL_LINEAR = "all-linear"
@@ -59,7 +59,7 @@ class LoRAConfig:
             raise ValueError(f"`lora.target` must be '{ALL_LINEAR}' or a list of layer names, is {self.target!r}")
         for name in names:
             if name not in LINEAR_LAYERS:
-                raise ValueError(f"`lora.target`: unknown layer {name!r}; {_nearest(name, LINEAR_LAYERS)}")
+                raise ValueError(f"`lora.target`: unknown layer {name!r}; {nearest(name, LINEAR_LAYERS)}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LoRAConfig:
@@ -73,7 +73,7 @@ class LoRAConfig:
         valid = [field.name for field in dataclasses.fields(cls)]
         for key in values:
             if key not in valid:
-                raise ValueError(f"`lora`: unknown key {key!r}; {_nearest(key, valid)}")
+                raise ValueError(f"`lora`: unknown key {key!r}; {nearest(key, valid)}")
         return cls(**values)
 
 
@@ -160,8 +160,3 @@ def _target_layers(model: OpenVLAOFT, config: LoRAConfig) -> list[str]:
 def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
     owner, _, attribute = name.rpartition(".")
     setattr(model.get_submodule(owner), attribute, layer.train(model.training))
-
-
-def _nearest(name: object, valid: tuple[str, ...] | list[str]) -> str:
-    close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.4)
-    return (f"did you mean {close[0]!r}? " if close else "") + f"Valid: {', '.join(valid)}"

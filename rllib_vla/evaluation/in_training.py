@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rllib_vla import metrics as names
+from rllib_vla.algorithms.grpo.grpo_config import TASKS, UNSEEN_TASKS
 from rllib_vla.env_runners.group import GroupRequest
 from rllib_vla.evaluation.protocol import EvaluationProtocol
 from rllib_vla.evaluation.videos import write_filmstrip, write_video
@@ -53,7 +54,7 @@ def evaluate_on_env_runners(algorithm) -> dict[str, Any]:
     """
     start = time.perf_counter()
     cfg, group = algorithm.config, algorithm.env_runner_group
-    tasks = cfg.env_config.get("tasks")
+    tasks = cfg.env_config.get(TASKS)
     protocol = EvaluationProtocol(
         suite=cfg.env,
         split=cfg.evaluation_split,
@@ -78,7 +79,7 @@ def evaluate_on_env_runners(algorithm) -> dict[str, Any]:
     played = [episode for result in results for episode in result]
     if algorithm.logdir is not None:
         _write_videos(played, Path(algorithm.logdir) / "videos" / f"iteration_{algorithm.iteration:05d}")
-    return _summarize(played, cfg.env_config.get("unseen_tasks") or []) | {
+    return _summarize(played, cfg.env_config.get(UNSEEN_TASKS) or []) | {
         names.TIME_EVALUATE: time.perf_counter() - start
     }
 

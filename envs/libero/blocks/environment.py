@@ -9,7 +9,7 @@ import numpy as np
 from envs.base import Scene
 from envs.libero import engine
 from envs.libero.blocks import tasks
-from envs.libero.environment import CONTROL_FREQUENCY_HZ, LiberoEnv
+from envs.libero.environment import LiberoEnv, robosuite_options
 from envs.libero.rendering import LIGHT_STYLE
 
 
@@ -43,23 +43,12 @@ class LiberoBlocksEnv(LiberoEnv):
 def make_robosuite_env(task: str, **config) -> Any:
     """Returns the robosuite environment of a task (`Libero_Blocks_Manipulation`), soft reset, no renderer."""
     engine.load_engine()
-    from robosuite import load_controller_config
-
     from envs.libero.blocks.problem import Libero_Blocks_Manipulation
 
     return Libero_Blocks_Manipulation(
         str(tasks.bddl_file(task)),
         robots=["BlocksPanda"],
-        controller_configs=load_controller_config(default_controller="OSC_POSE"),
-        **{
-            "initialization_noise": None,
-            "use_camera_obs": False,
-            "has_offscreen_renderer": False,
-            "control_freq": CONTROL_FREQUENCY_HZ,
-            "hard_reset": False,
-            "ignore_done": True,
-        }
-        | config,
+        **robosuite_options(config),
     )
 
 

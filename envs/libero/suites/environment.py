@@ -8,7 +8,7 @@ import numpy as np
 
 from envs.base import Scene, unknown_name
 from envs.libero import engine
-from envs.libero.environment import ACTION_DIM, CONTROL_FREQUENCY_HZ, LiberoEnv
+from envs.libero.environment import ACTION_DIM, LiberoEnv, robosuite_options
 from envs.libero.rendering import RenderStyle
 from envs.libero.suites import tasks
 from envs.libero.suites.assets import find_assets
@@ -132,22 +132,12 @@ def make_robosuite_env(suite: str, task: str, **config) -> Any:
     """
     engine.load_engine()
     from libero.libero.envs import TASK_MAPPING
-    from robosuite import load_controller_config
 
     problem_name = _parse_problem(suite, task)["problem_name"]
     env = TASK_MAPPING[problem_name](
         str(tasks.bddl_file(suite, task)),
         robots=["Panda"],
-        controller_configs=load_controller_config(default_controller="OSC_POSE"),
-        **{
-            "initialization_noise": None,
-            "use_camera_obs": False,
-            "has_offscreen_renderer": False,
-            "control_freq": CONTROL_FREQUENCY_HZ,
-            "hard_reset": False,
-            "ignore_done": True,
-        }
-        | config,
+        **robosuite_options(config),
     )
     env.sim.reset = functools.partial(_reset_as_if_compiled, env)
     return env
