@@ -94,7 +94,8 @@ def _kill_a_simulator() -> Times:
                 raise outcome.error
 
     start = time.perf_counter()
-    pool = ActorSimulatorPool(SUITE, _ENV_CONFIG, num_simulators=1, slots_per_simulator=1, num_cpus_per_simulator=0.5)
+    env_config = {"image_size": IMAGE_SIZE}
+    pool = ActorSimulatorPool(SUITE, env_config, num_simulators=1, slots_per_simulator=1, num_cpus_per_simulator=0.5)
     (lane,) = pool.lanes
     play_a_chunk()
     started = time.perf_counter() - start
