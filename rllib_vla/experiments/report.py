@@ -28,8 +28,9 @@ def write_experiment_report(directory: Path, out: Path) -> tuple[Path, Path]:
 
 def make_sections(run: RunResults, out: Path) -> list[Section]:
     """Returns what the report says, in order; files that it needs go to `out`."""
-    sections = [_overview(run), _findings(run)]
-    sections += [section for section in (_success(run), _success_figure(run)) if section is not None]
+    sections = [_overview(run)]
+    first = (_findings(run), _success(run), _success_figure(run))
+    sections += [section for section in first if section is not None]
     sections += generalisation_sections(run)
     sections += behaviour_sections(run, out)
     sections += [section for section in (_per_task(run), _training(run), _paper(run)) if section is not None]
@@ -49,7 +50,9 @@ def _overview(run: RunResults) -> Section:
     return Section("What is asked", run.question, table=(["", ""], [row for row in facts if row[1]]))
 
 
-def _findings(run: RunResults) -> Section:
+def _findings(run: RunResults) -> Section | None:
+    if run.report.before is None and run.report.baseline is None:
+        return None  # nothing is compared
     statements = findings.statements(run)
     paper = RESULTS.get(run.report.paper or "")
     claim = run.report.claim or (paper.finding if paper else "")
