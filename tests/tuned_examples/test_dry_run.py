@@ -32,7 +32,7 @@ def test_dry_run(path, request, monkeypatch, robotwin_roots):
     if path.stem.startswith("libero_") and not path.stem.startswith("libero_blocks"):
         monkeypatch.setenv("RLLIB_VLA_LIBERO_ASSETS", request.getfixturevalue("assets_path"))
     arguments = ["train", "file", str(path), "--dry-run"]
-    if "model_path: runs/" in path.read_text():  # a cold start that has to be made first; one of the same shape stands in for it
+    if "model_path: runs/" in path.read_text():  # made by another command: a stand-in
         is_two_armed = path.stem.startswith("bimanual")
         stand_in = request.getfixturevalue("two_armed_toy_policy_dir" if is_two_armed else "toy_policy_dir")
         arguments += ["--config", json.dumps({"rl_module": {"model_config": {"model_path": stand_in}}})]
