@@ -64,15 +64,16 @@ def _findings(run: RunResults) -> Section | None:
 
 def _success(run: RunResults) -> Section | None:
     stages = run.evaluation_stages()
+    has_gain = run.report.before is not None and run.report.after is not None
+    header = ["arm", *(stage.replace("_", " ") for stage in stages), *(["gain (percentage points)"] * has_gain)]
     rows = []
     for arm, label in run.arms.items():
         estimates = [_estimate(run, arm, stage) for stage in stages]
         if any(estimates):
             gain = findings.gain(run, arm)
-            rows.append([label, *map(_percent, estimates), "" if gain is None else _points(gain)])
+            rows.append([label, *map(_percent, estimates), "" if gain is None else _points(gain)][: len(header)])
     if not rows:
         return None
-    header = ["arm", *(stage.replace("_", " ") for stage in stages), "gain (percentage points)"]
     text = (
         f"Success in percent with 95 % intervals, {_decoding(run)}. With three seeds or more intervals are Student's "
         "over the seeds; with fewer Wilson's over the episodes, which leaves out how much trainings differ."
