@@ -1,6 +1,7 @@
 """Every file that `rllib train file` takes is accepted as it is, and says what it is for."""
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -46,7 +47,12 @@ def test_first_lines_say_what_it_is_and_what_it_needs(path):
     lines = path.read_text().splitlines()
     head = lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]
     assert head, "expected a comment in front of the experiment"
-    assert any("Hardware:" in line for line in head)
+    text = "\n".join(head)
+    assert "Hardware:" in text
+    assert re.search(r"\bTime\b|minutes", text), "how long does it take?"
+    # Sweeps are compared with one another, they reproduce no number.
+    says_result = re.search(r"\b[Rr]esult\b|Measured|The paper:", text)
+    assert says_result or path.parent.name == "sweeps", "what comes out?"
 
 
 def test_experiments_are_named_after_their_files():
