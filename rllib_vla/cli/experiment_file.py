@@ -270,6 +270,8 @@ class _ExperimentReader:
         if builder.value("evaluation_interval"):
             return
         given = values.get("stop") or {}
+        if builder.path("evaluation_interval") and not all(map(needs_evaluation, stop)):
+            stop = {}  # evaluation is switched off, and something else ends the run
         names = [(("stop", *([key] if key in given else key.split("/"))), key) for key in stop]
         names += [(("metric",), values.get("metric")), (_SCORE, checkpoints.get("score_attribute"))]
         for path, name in names:

@@ -111,7 +111,7 @@ def check_settings(config: "GRPOConfig") -> None:
         )
     # What is missing comes last: a caller that leaves out what is wrong learns of all that is wrong first.
     if not isinstance(config.env, str):
-        config._value_error("`environment(...)` must name a benchmark suite, e.g. 'libero_blocks'.")
+        config._value_error("`env` is missing: `environment(...)` must name a benchmark suite, e.g. 'libero_blocks'.")
     if "model_path" not in config._model_config:
         config._value_error("`rl_module(model_config={'model_path': ...})` must name the initial policy.")
     _check_policy(config)

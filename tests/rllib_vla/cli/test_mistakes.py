@@ -112,3 +112,11 @@ def test_the_wrong_member_of_a_mixture_is_named(problems_of):
     # What else is wrong depends on whether the meant suite can be played here.
     first, *_ = problems_of(edited("libero_blocks\n", "[libero_blocks, libero_gaol]\n"))
     assert first.startswith("3: x.env: unknown suite 'libero_gaol'; did you mean 'libero_goal'?")
+
+
+def test_evaluation_may_be_switched_off_where_something_else_ends_the_run(experiment_of, problems_of):
+    off = "    evaluation_interval: null\n"
+    both = edited("training_iteration: 3", "training_iteration: 3, evaluation/success_rate: 0.9") + off
+    assert experiment_of(both).stop["training_iteration"] == 3
+    (problem,) = problems_of(edited("training_iteration: 3", "evaluation/success_rate: 0.9") + off)
+    assert "is never reported" in problem
