@@ -83,8 +83,8 @@ def evaluate_target(
         (_, action_dim) = envs.make_spaces(suite, **env_config)[1].shape
         if policy.config.action_dim != action_dim:
             raise InputError(
-                f"the policy's actions have {policy.config.action_dim} dimensions, those of {suite} {action_dim}: it was "
-                "made for another suite"
+                f"the policy's actions have {policy.config.action_dim} dimensions, those of {suite} {action_dim}: "
+                "it was made for another suite"
             )
         with console.status(f"0/{num_episodes} episodes") as status:
             successes = sum(result.success for result in log.results) if log is not None else 0
