@@ -118,6 +118,10 @@ def check_settings(config: "GRPOConfig") -> None:
 
 
 def _check_settings_without_effect(config: "GRPOConfig") -> None:
+    from rllib_vla.algorithms.grpo.grpo_config import GRPOConfig
+
+    if type(config) is not GRPOConfig:
+        return  # a variant may read them
     defaults = _rllib_defaults()
     for name, remedy in _WITHOUT_EFFECT.items():
         if getattr(config, name) != getattr(defaults, name):
