@@ -11,7 +11,7 @@ Wherever a suite is named, `"libero_spatial+libero_object"` names the mixture of
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -158,6 +158,8 @@ def list_scenes(
             if info.name in infos:
                 raise ValueError(f"a task {info.name!r} is in suite {infos[info.name][0]!r} and in {member!r}")
             infos[info.name] = (member, info)
+    if isinstance(tasks, str):
+        raise ValueError(f"`tasks` must be a list of names, is {tasks!r}: write [{tasks}]")
     for name in tasks or ():
         if name not in infos:
             raise unknown_name(f"task of suite {suite!r}", name, infos)
@@ -194,9 +196,16 @@ def make_env(suite: str, **env_config) -> ManipulationEnv:
     return _env_class(suite)(**env_config)
 
 
-def validate_env_config(suite: str, env_config: dict[str, Any]) -> None:
-    """Checks the keys of `env_config`. ValueError for an unknown one; names the nearest valid key."""
-    valid = dict.fromkeys(key for name in member_names(suite) for key in _env_class(name).CONFIG_KEYS)
+def validate_env_config(suite: str, env_config: Mapping[str, Any], also: Sequence[str] = ()) -> None:
+    """Checks the keys of `env_config`. ValueError for an unknown one; names the nearest valid key.
+
+    Args:
+        suite: Name of the suite.
+        env_config: Settings of the environment.
+        also: Keys that are valid besides those of the suite's environment class.
+    """
+    own = (key for name in member_names(suite) for key in _env_class(name).CONFIG_KEYS)
+    valid = dict.fromkeys([*also, *own])
     for key in env_config:
         if key not in valid:
             raise unknown_name(f"key in env_config of suite {suite!r}", key, valid)

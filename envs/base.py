@@ -231,6 +231,6 @@ def unknown_name(kind: str, name: object, valid: Iterable[str]) -> ValueError:
         valid: All names that would have been accepted.
     """
     valid = list(valid)
-    nearest = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.0)
+    nearest = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     return ValueError(f"unknown {kind} {name!r}{hint} (valid: {', '.join(valid)})")

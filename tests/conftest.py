@@ -55,6 +55,13 @@ def autoregressive_toy_policy_dir(tmp_path_factory) -> str:
     return _save_toy_policy(tmp_path_factory.mktemp("policies") / "toy_autoregressive", **overrides)
 
 
+@pytest.fixture(scope="session")
+def two_armed_toy_policy_dir(tmp_path_factory) -> str:
+    """The same with the chunks of bimanual: 25 actions of 14 dimensions."""
+    overrides = {"chunk_size": 25, "action_dim": 14}
+    return _save_toy_policy(tmp_path_factory.mktemp("policies") / "toy_two_armed", **overrides)
+
+
 def _save_toy_policy(path: Path, **overrides) -> str:
     import torch
 
@@ -76,7 +83,7 @@ def _save_toy_policy(path: Path, **overrides) -> str:
         **overrides,
     )
     rng = np.random.default_rng(0)
-    actions = rng.uniform(-1, 1, (200, 7))
+    actions = rng.uniform(-1, 1, (200, config.action_dim))
     actions[:, 6] = rng.random(200) > 0.5
     torch.manual_seed(0)
     policy = OpenVLAOFTPolicy.from_scratch(

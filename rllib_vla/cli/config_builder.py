@@ -89,6 +89,11 @@ class ConfigBuilder:
         """Returns the setting that a flat key means, None if there is none."""
         return self._schema.resolve(key)
 
+    @property
+    def flat_keys(self) -> list[str]:
+        """All settings by the names that they have directly under ``config``."""
+        return list(self._schema.flat)
+
     def value(self, key: str) -> Any:
         """Returns the value of a flat key: the given one, or the default."""
         attribute = self._schema.resolve(key).attribute
@@ -204,7 +209,8 @@ class ConfigBuilder:
             try:
                 converted = check_value(search_space.replace(value, point), argument.annotation)
             except ValueTypeError as error:
-                self._report(path, str(error))
+                meant = search_space.nearly_sampler(value)
+                self._report(path, f"{error}; did you mean '{meant}'?" if meant else str(error))
                 return None
             # RLlib drops such values when a trial starts, as if they had not been given.
             if isinstance(converted, int | float) and not isinstance(converted, bool) and converted == -1:
@@ -222,17 +228,27 @@ class ConfigBuilder:
         seen: set[str] = set()
         for point in search_space.points(self._searches()):
             assignments = self._at(point)
-            # `validate()` stops at its first error: leave out the setting it concerns and ask again.
+            shortened: set[str] = set()
+            # `validate()` stops at its first error: leave out what it concerns and ask again.
             while (message := self._validation_error(assignments)) is not None:
                 culprit, path = self._blame(message, assignments)
-                # An error that names no setting may be just a consequence of what was reported or left out.
-                if message not in seen and (culprit or not others_reported):
+                inner = path[len(culprit.path) :] if culprit else ()
+                # An error that names no setting, or a mapping as a whole from which something was left out, may be
+                # just a consequence of that.
+                in_shortened = culprit is not None and culprit.argument.name in shortened and not inner
+                is_consequence = others_reported if culprit is None else in_shortened
+                if message not in seen and not is_consequence:
                     self._user_report(path, message + _describe_point(point))
                 seen.add(message)
                 others_reported = True
                 if culprit is None:
                     break
-                assignments.remove(culprit)
+                place = assignments.index(culprit)
+                if inner and isinstance(culprit.value, dict):
+                    shortened.add(culprit.argument.name)
+                    assignments[place] = dataclasses.replace(culprit, value=_without(culprit.value, inner))
+                else:
+                    del assignments[place]
         self._num_problems += len(seen)
 
     def _validation_error(self, assignments: list[Assignment]) -> str | None:
@@ -253,7 +269,8 @@ class ConfigBuilder:
         for word in words:
             for assignment in assignments:
                 if word in (assignment.argument.name, assignment.argument.attribute):
-                    return assignment, assignment.path
+                    quoted = (p for p in _key_paths(assignment.value) if f"'{p[-1]}'" in message)
+                    return assignment, (*assignment.path, *next(quoted, ()))
         quoted = []
         for assignment in assignments:
             for path, value in _leaves(assignment.value):
@@ -327,6 +344,22 @@ def _leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
         return
     for key, child in children:
         yield from _leaves(child, (*path, key))
+
+
+def _key_paths(value: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
+    """Yields the paths of all keys in nested mappings, outer ones first."""
+    if isinstance(value, dict):
+        yield from ((*path, key) for key in value)
+        for key, child in value.items():
+            yield from _key_paths(child, (*path, key))
+
+
+def _without(value: Any, path: KeyPath) -> Any:
+    """Returns a copy of nested mappings without the key at `path`, or the key that holds the list it leads into."""
+    key, *rest = path
+    if rest and isinstance(value[key], dict):
+        return value | {key: _without(value[key], tuple(rest))}
+    return {name: child for name, child in value.items() if name != key}
 
 
 def _is_name(value: Any) -> bool:

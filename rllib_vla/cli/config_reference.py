@@ -22,7 +22,8 @@ RLLIB_SETTINGS = {
     "shuffle_batch_per_epoch": "Draw a new order of trajectories for every pass.",
     "env_config": "Which `tasks` of the suite (a list; all if left out), and the environment's own settings.",
     "model_config": "`model_path`: the initial policy, a folder or hub id. `unnorm_key`: whose action statistics. "
-    "`dtype`: `float32` or `bfloat16`. `decoding`: `autoregressive` for a released plain OpenVLA.",
+    "`dtype`: `float32` or `bfloat16`. `decoding`: `autoregressive` for a released plain OpenVLA. `lora`: only "
+    "adapters are trained. `freeze`: parts that are not trained.",
     "num_env_runners": "Environment runners in processes of their own; 0: one, in the algorithm's process.",
     "num_gpus_per_env_runner": "GPUs reserved for each of them; may be a fraction.",
     "sample_timeout_s": "How long a sampling round may take; null: as long as it wants.",
@@ -107,7 +108,7 @@ under `config`, either below its section or directly; [cli.md](cli.md) explains 
 every value of a file with its origin.
 
 *Paper*: SimpleVLA-RL (arXiv 2509.09674) and its reference implementation, LIBERO recipe; empty where it has no such
-setting. All other settings of RLlib's `AlgorithmConfig` can be used as well.
+setting. Other settings of RLlib's `AlgorithmConfig` can be used as well; those without effect on GRPO are refused.
 """
 
 

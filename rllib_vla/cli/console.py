@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -42,6 +43,7 @@ def prepare_process() -> None:
         os.environ.setdefault(name, value)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+    logging.getLogger("ray._common.deprecation").setLevel(logging.ERROR)  # of RLlib's own calls, not of the user's
 
 
 def make_console() -> Console:

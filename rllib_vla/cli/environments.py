@@ -5,7 +5,7 @@ from __future__ import annotations
 import gymnasium
 
 import envs
-from envs.mixture import SEPARATOR
+from envs.mixture import SEPARATOR, member_names
 from rllib_vla.cli.problems import nearest
 from rllib_vla.cli.value_types import import_dotted
 
@@ -36,6 +36,9 @@ def check_environment(env: str) -> tuple[str | None, str | None]:
             gymnasium.spec(env)
             return None, None
     except (gymnasium.error.Error, ImportError, ValueError) as error:
+        if SEPARATOR in env:
+            members = [nearest(name, suites) for name in member_names(env)]
+            return str(error), SEPARATOR.join(members) if all(members) else None
         reason = f" ({error})"
     match = nearest(env, suites) or nearest(env, gymnasium.registry)
     suggestion = f"did you mean '{match}'?" if match else f"suites: {', '.join(suites)}"

@@ -22,7 +22,7 @@ from rllib_vla.cli.problems import InputError, KeyPath, Problem, did_you_mean, n
 from rllib_vla.cli.resolved_settings import Setting, config_settings, experiment_settings
 from rllib_vla.cli.schedulers import FIFO, check_scheduler, make_scheduler
 from rllib_vla.cli.search_space import sampler_of
-from rllib_vla.cli.stop_criteria import flatten_stop
+from rllib_vla.cli.stop_criteria import flatten_stop, name_mistake, needs_evaluation
 from rllib_vla.cli.value_types import ValueTypeError, check_value, import_dotted
 from rllib_vla.cli.yaml_lines import Document
 from rllib_vla.logging.loggers import LOGGERS, missing_package, unknown_arguments
@@ -68,6 +68,8 @@ _CHECKPOINT_KEYS: dict[str, tuple[str, Any]] = {
     "checkpoint_score_attribute": ("score_attribute", str | None),
     "checkpoint_score_order": ("score_order", Literal["max", "min"]),
 }
+_SCORE = ("checkpoint_config", "checkpoint_score_attribute")
+_RESOURCES = ("cpu", "gpu", "memory")  # besides those that a cluster names itself
 _LEAST = {"num_samples": 1, "max_concurrent_trials": 1, "checkpoint_frequency": 0, "num_to_keep": 1}
 
 
@@ -91,6 +93,9 @@ def parse_experiments(
     if not isinstance(document.data, dict) or not document.data:
         message = "holds no experiment: expected '<name>: {run: ..., env: ..., config: {...}}'"
         raise InputError([Problem(message, line=document.line(()), source=document.source)])
+    if misplaced := [key for key in document.data if key in ("run", "env", "config", "stop")]:
+        message = "is a setting of an experiment: write '<name>:' above and indent all of it"
+        raise InputError([*problems, document.problem((misplaced[0],), message)])
     experiments = []
     for name, spec in document.data.items():
         reader = _ExperimentReader(document, str(name), spec, (name,), config_overrides or {}, base_config)
@@ -138,7 +143,8 @@ class _ExperimentReader:
 
     def read(self) -> Experiment | None:
         if not re.fullmatch(r"[^/\\\s][^/\\]*", self._name):
-            self._report((), "an experiment's name becomes a directory: it must not contain slashes")
+            message = "an experiment's name becomes a directory: it must not contain slashes or begin with a space"
+            self._report((), message)
         if not isinstance(self._spec, dict):
             self._report((), "expected a mapping with 'run', 'env', 'config', 'stop', ...")
             return None
@@ -158,7 +164,8 @@ class _ExperimentReader:
         for changed in builder.override(self._overrides, ("--config",)):
             self._document.origins[(*self._path, *changed)] = "--config"
         self._check_environment(builder)
-        check_scheduler(values, builder.resolve, self._report)
+        self._check_evaluation(stop, values, given_checkpoints, builder)
+        check_scheduler(values, builder.resolve, builder.flat_keys, self._report)
         loggers = self._read_loggers(values.get("loggers") or {})
         config = builder.build()
         if self.problems:
@@ -256,6 +263,22 @@ class _ExperimentReader:
             self._report(("run",), error.problems[0].message)
             return None
 
+    def _check_evaluation(
+        self, stop: dict[str, Any], values: dict[str, Any], checkpoints: dict[str, Any], builder: ConfigBuilder
+    ) -> None:
+        """Reports results that are waited for and never come, because nothing is evaluated."""
+        if builder.value("evaluation_interval"):
+            return
+        given = values.get("stop") or {}
+        if builder.path("evaluation_interval") and not all(map(needs_evaluation, stop)):
+            stop = {}  # evaluation is switched off, and something else ends the run
+        names = [(("stop", *([key] if key in given else key.split("/"))), key) for key in stop]
+        names += [(("metric",), values.get("metric")), (_SCORE, checkpoints.get("score_attribute"))]
+        for path, name in names:
+            if name and needs_evaluation(name) and not name_mistake(name):
+                message = "is never reported: nothing is evaluated; set 'evaluation_interval' under 'config'"
+                self._report(path, message)
+
     def _check_environment(self, builder: ConfigBuilder) -> None:
         env, path = builder.value("env"), builder.path("env")
         if not isinstance(env, str):
@@ -279,8 +302,11 @@ class _ExperimentReader:
                 continue
             attribute, annotation = _CHECKPOINT_KEYS[key]
             converted = self._convert(path, value, annotation)
-            if converted is not _REFUSED:
-                attributes[attribute] = converted
+            if converted is _REFUSED:
+                continue
+            if attribute == "score_attribute" and converted and (message := name_mistake(converted)):
+                self._report(path, message)
+            attributes[attribute] = converted
         return attributes
 
     def _read_restore(self, value: str | None) -> Path | None:
@@ -311,6 +337,9 @@ class _ExperimentReader:
 
     def _check_resources(self, resources: dict) -> None:
         for key, value in resources.items():
+            match = nearest(key, _RESOURCES, cutoff=0.8)
+            if match and key != match:
+                self._report(("resources_per_trial", key), f"unknown resource; did you mean '{match}'?")
             if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
                 self._report(("resources_per_trial", key), f"expected a number of at least 0, got {value!r}")
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+import envs
 from envs.base import UnavailableError
 from rllib_vla.checkpoints import fingerprint
 from rllib_vla.cli.evaluation_target import EvaluationTarget
@@ -79,6 +80,12 @@ def evaluate_target(
             dtype=None if dtype is None else getattr(torch, dtype),
             unnorm_key=unnorm_key,
         )
+        (_, action_dim) = envs.make_spaces(suite, **env_config)[1].shape
+        if policy.config.action_dim != action_dim:
+            raise InputError(
+                f"the policy's actions have {policy.config.action_dim} dimensions, those of {suite} {action_dim}: "
+                "it was made for another suite"
+            )
         with console.status(f"0/{num_episodes} episodes") as status:
             successes = sum(result.success for result in log.results) if log is not None else 0
 

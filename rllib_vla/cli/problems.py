@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -55,11 +56,19 @@ def format_path(path: KeyPath) -> str:
 
 
 def nearest(name: object, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Returns the candidate that looks most like `name` or is its beginning or end; None if none is similar."""
-    name, candidates = str(name), sorted(candidates)
-    found = difflib.get_close_matches(name, candidates, n=1, cutoff=cutoff)
+    """Returns the candidate that looks most like `name` or is its beginning or end; None if none is similar.
+
+    Case does not matter, and private names (with a leading underscore) are not proposed.
+    """
+    name = str(name)
+    candidates = sorted(candidate for candidate in candidates if not candidate.startswith("_"))
+    continued = [c for c in candidates if len(name) > 3 and c.startswith(f"{name}_")]
+    if len(continued) == 1:
+        return continued[0]
+    by_lower = {candidate.lower(): candidate for candidate in reversed(candidates)}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
     if found:
-        return found[0]
+        return by_lower[found[0]]
     ends = (f"_{name}", f"/{name}")
     longer = [c for c in candidates if len(name) > 3 and c.endswith(ends)]
     shorter = [c for c in candidates if len(c) > 2 and name.startswith(c)]
@@ -82,4 +91,4 @@ def readable_path(path: Path) -> str:
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
-        return str(path)
+        return os.path.normpath(path)

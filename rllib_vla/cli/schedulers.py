@@ -21,13 +21,17 @@ _PBT = ("pbt", "pb2")
 
 
 def check_scheduler(
-    values: dict[str, Any], settings: Callable[[str], Any], report: Callable[[KeyPath, str], None]
+    values: dict[str, Any],
+    settings: Callable[[str], Any],
+    names: Iterable[str],
+    report: Callable[[KeyPath, str], None],
 ) -> None:
     """Checks ``scheduler``, ``scheduler_config``, ``metric`` and ``mode`` of an experiment.
 
     Args:
         values: Checked values of the experiment by key.
         settings: Flat key -> config argument, None if there is no such setting.
+        names: All flat keys.
         report: Called with (path, message) for each mistake.
     """
     metric = values.get("metric")
@@ -57,7 +61,8 @@ def check_scheduler(
     for key in mutations if isinstance(mutations, dict) else ():
         if settings(str(key)) is None:
             before += 1
-            report(("scheduler_config", _MUTATIONS, key), "no such setting (write it without its section)")
+            message = f"no such setting (write it without its section); {did_you_mean(key, names)}"
+            report(("scheduler_config", _MUTATIONS, key), message)
     if not before:
         try:
             make_scheduler(name, arguments, settings)

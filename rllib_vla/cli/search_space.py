@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rllib_vla.cli.problems import KeyPath, did_you_mean
+from rllib_vla.cli.problems import KeyPath, did_you_mean, nearest
 
 GRID = "grid_search"
 _PREFIX = "tune."
@@ -81,6 +81,14 @@ def sampler_of(node: Any) -> str | None:
         if isinstance(key, str) and (key == GRID or key.startswith(_PREFIX)):
             return key
     return None
+
+
+def nearly_sampler(node: Any) -> str | None:
+    """Returns the sampler that the only key of a mapping was probably meant to be, None if it looks like none."""
+    if not (isinstance(node, dict) and len(node) == 1) or sampler_of(node):
+        return None
+    (key,) = map(str, node)
+    return f"{_PREFIX}{key}" if key in _SAMPLERS else nearest(key, [GRID, *(_PREFIX + name for name in _SAMPLERS)])
 
 
 def replace(tree: Any, values: dict[KeyPath, Any]) -> Any:

@@ -106,7 +106,25 @@ def name_mistake(name: str) -> str | None:
     return None
 
 
+def needs_evaluation(name: str) -> bool:
+    """Whether a result is reported only by evaluations."""
+    return name.startswith("evaluation/")
+
+
 def _mistake(name: str, value: Any) -> str | None:
     if (message := name_mistake(name)) is not None:
         return message
-    return None if isinstance(value, int | float | None) else f"expected a number, got {value!r}"
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or (isinstance(value, bool) and name != "done"):
+        return f"expected a number, got {value!r}"
+    if _is_share(name) and value > 1:
+        return f"is a share between 0 and 1, which never reaches {value}"
+    if (_is_share(name) or name in _TOP_LEVEL) and not value > 0:
+        return f"must be above 0, is {value}"
+    return None
+
+
+def _is_share(name: str) -> bool:
+    key = name.split("/")[1] if name.startswith(("env_runners/", "evaluation/")) else ""
+    return key.endswith(metrics.SUCCESS_RATE) or key.startswith("share_")

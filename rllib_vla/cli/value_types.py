@@ -27,6 +27,7 @@ _NAMES = {
     type: "a class (as 'package.module.Name')",
     collections.abc.Callable: "a function (as 'package.module.name')",
 }
+_SEQUENCES = (list, tuple, collections.abc.Sequence)
 
 
 def check_value(value: Any, annotation: Any) -> Any:
@@ -44,7 +45,7 @@ def check_value(value: Any, annotation: Any) -> Any:
     """
     accepted, result, reason = _convert(value, annotation)
     if not accepted:
-        raise ValueTypeError(reason or f"expected {describe(annotation)}, got {_describe_value(value)}")
+        raise ValueTypeError(reason or f"expected {describe(annotation)}, got {_describe_value(value)}{_hint(value)}")
     return result
 
 
@@ -58,8 +59,8 @@ def describe(annotation: Any) -> str:
         return " or ".join(names)
     if origin is typing.Literal:
         return "one of " + ", ".join(repr(arg) for arg in args)
-    if origin in (list, tuple, collections.abc.Sequence) and args and args[0] is not Ellipsis:
-        return f"a list of {describe(args[0])}"
+    if origin in _SEQUENCES and args and args[0] is not Ellipsis:
+        return "a list of lists" if typing.get_origin(args[0]) in _SEQUENCES else f"a list of {describe(args[0])}"
     return _NAMES.get(origin or annotation, getattr(annotation, "__name__", str(annotation)))
 
 
@@ -149,6 +150,17 @@ def _convert_importable(value: Any, container: Any) -> tuple[bool, Any, str]:
             return False, value, str(error)
     fits = inspect.isclass(value) if container is type else callable(value)
     return fits, value, ""
+
+
+def _hint(value: Any) -> str:
+    """Returns what to write instead of a value that was not accepted, where this is known."""
+    if not isinstance(value, str):
+        return ""
+    try:
+        float(value)
+    except ValueError:
+        return ""
+    return ": a number is written without quotes"
 
 
 def _describe_value(value: Any) -> str:

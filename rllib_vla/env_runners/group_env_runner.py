@@ -40,6 +40,23 @@ from rllib_vla.env_runners.simulator_pool import ActorSimulatorPool, InProcessSi
 logger = logging.getLogger("ray.rllib")
 
 
+def policy_misfit(policy: Any, config: Any) -> str | None:
+    """Returns why a policy cannot play the suite of a `GRPOConfig`, None if it can.
+
+    Args:
+        policy: `chunk_size` and `action_dim` of the policy, as attributes.
+        config: Names the suite.
+    """
+    chunk_size, action_dim = config.get_environment_spaces()[1].shape
+    if policy.action_dim == action_dim and policy.chunk_size <= chunk_size:
+        return None
+    return (
+        f"the policy's chunks are {policy.chunk_size} actions of {policy.action_dim} dimensions, but "
+        f"{config.env} takes at most {chunk_size} of {action_dim}: it was made for another suite, or "
+        "`chunk_size` in `env_config` is too small"
+    )
+
+
 class GroupEnvRunner(EnvRunner, Checkpointable):
     """Plays groups of trajectories on a pool of simulators with batched inference.
 
@@ -238,7 +255,8 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
             spaces={DEFAULT_MODULE_ID: self.config.get_environment_spaces()}, inference_only=True
         )
         self.module = spec.build()
-        self._check_policy_fits()
+        if message := policy_misfit(self.module.policy.config, self.config):
+            raise ValueError(message)
         self.module.to(self._device)
 
     @override(EnvRunner)
@@ -297,15 +315,6 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         ]
 
     # --- internals ------------------------------------------------------------------------------------------------
-
-    def _check_policy_fits(self) -> None:
-        policy, (chunk_size, action_dim) = self.module.policy.config, self.config.get_environment_spaces()[1].shape
-        if policy.action_dim != action_dim or policy.chunk_size > chunk_size:
-            raise ValueError(
-                f"the policy's chunks are {policy.chunk_size} actions of {policy.action_dim} dimensions, but "
-                f"{self.config.env} takes at most {chunk_size} of {action_dim}: it was made for another suite, or "
-                "`chunk_size` in `env_config` is too small"
-            )
 
     def _make_members(self, request: GroupRequest, record_frames: bool = False) -> list[Member]:
         return [

@@ -28,8 +28,9 @@ def write_experiment_report(directory: Path, out: Path) -> tuple[Path, Path]:
 
 def make_sections(run: RunResults, out: Path) -> list[Section]:
     """Returns what the report says, in order; files that it needs go to `out`."""
-    sections = [_overview(run), _findings(run)]
-    sections += [section for section in (_success(run), _success_figure(run)) if section is not None]
+    sections = [_overview(run)]
+    first = (_findings(run), _success(run), _success_figure(run))
+    sections += [section for section in first if section is not None]
     sections += generalisation_sections(run)
     sections += behaviour_sections(run, out)
     sections += [section for section in (_per_task(run), _training(run), _paper(run)) if section is not None]
@@ -49,7 +50,9 @@ def _overview(run: RunResults) -> Section:
     return Section("What is asked", run.question, table=(["", ""], [row for row in facts if row[1]]))
 
 
-def _findings(run: RunResults) -> Section:
+def _findings(run: RunResults) -> Section | None:
+    if run.report.before is None and run.report.baseline is None:
+        return None  # nothing is compared
     statements = findings.statements(run)
     paper = RESULTS.get(run.report.paper or "")
     claim = run.report.claim or (paper.finding if paper else "")
@@ -61,15 +64,16 @@ def _findings(run: RunResults) -> Section:
 
 def _success(run: RunResults) -> Section | None:
     stages = run.evaluation_stages()
+    has_gain = run.report.before is not None and run.report.after is not None
+    header = ["arm", *(stage.replace("_", " ") for stage in stages), *(["gain (percentage points)"] * has_gain)]
     rows = []
     for arm, label in run.arms.items():
         estimates = [_estimate(run, arm, stage) for stage in stages]
         if any(estimates):
             gain = findings.gain(run, arm)
-            rows.append([label, *map(_percent, estimates), "" if gain is None else _points(gain)])
+            rows.append([label, *map(_percent, estimates), "" if gain is None else _points(gain)][: len(header)])
     if not rows:
         return None
-    header = ["arm", *(stage.replace("_", " ") for stage in stages), "gain (percentage points)"]
     text = (
         f"Success in percent with 95 % intervals, {_decoding(run)}. With three seeds or more intervals are Student's "
         "over the seeds; with fewer Wilson's over the episodes, which leaves out how much trainings differ."

@@ -79,6 +79,11 @@ _BORDER = 4  # pixels
 _OUTCOME_COLORS = {"success": (0, 158, 115), "failure": (213, 94, 0)}
 
 
+def is_shown(tag: str) -> bool:
+    """Whether TensorBoard shows a result; the others are in ``result.json`` only."""
+    return not _HIDDEN.match(tag)
+
+
 class TensorBoardCallback(TBXLoggerCallback):
     """Takes the place of Tune's own TensorBoard logger (one writer per run, as TensorBoard wants it).
 
@@ -132,7 +137,7 @@ class TensorBoardCallback(TBXLoggerCallback):
     def _add_scalars(self, trial: Trial, result: dict[str, Any], step: int) -> None:
         """Writes numbers under their own names; Tune's logger would put ``ray/tune/`` in front of all."""
         for tag, value in flatten(result).items():
-            if not _HIDDEN.match(tag) and isinstance(value, int | float | np.number) and np.isfinite(value):
+            if is_shown(tag) and isinstance(value, int | float | np.number) and np.isfinite(value):
                 self._trial_writer[trial].add_scalar(tag, value, global_step=step)
 
     def _add_film_strips(self, trial: Trial) -> None:

@@ -67,6 +67,8 @@ class OpenVLAOFTRLModule(TorchRLModule, DefaultGRPORLModule):
     adds `Columns.ACTION_LOGP` float32 [B, N], one log-probability per token.
     """
 
+    weights_for_runners: dict[str, np.ndarray] | None = None  # of the class: subclasses have a `setup` of their own
+
     @override(TorchRLModule)
     def setup(self) -> None:
         decoding = self.model_config.get("decoding")
@@ -84,7 +86,6 @@ class OpenVLAOFTRLModule(TorchRLModule, DefaultGRPORLModule):
         self.model = self.policy.model
         choose_trained_parts(self.model, self.model_config)
         self.temperature = float(self.model_config.get("temperature", 1.0))
-        self.weights_for_runners: dict[str, np.ndarray] | None = None
 
     def action_logits(self, batch: dict[str, Any]) -> torch.Tensor:
         """Computes logits of all action tokens, float32 [B, N, 256].

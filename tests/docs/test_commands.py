@@ -45,11 +45,12 @@ def test_commands_are_found():
 
 
 @pytest.mark.parametrize("arguments", TRAININGS.values(), ids=TRAININGS)
-def test_documented_trainings_are_accepted(arguments, monkeypatch, toy_policy_dir):
+def test_documented_trainings_are_accepted(arguments, monkeypatch, toy_policy_dir, two_armed_toy_policy_dir):
     monkeypatch.chdir(ROOT)
     options = ["--dry-run"]
-    if "model_path: runs/" in Path(arguments[2]).read_text():  # made on the same page; any policy stands in for it
-        options += ["--config", json.dumps({"rl_module": {"model_config": {"model_path": toy_policy_dir}}})]
+    if "model_path: runs/" in Path(arguments[2]).read_text():  # made on the same page; one of the same shape stands in
+        stand_in = two_armed_toy_policy_dir if "bimanual" in arguments[2] else toy_policy_dir
+        options += ["--config", json.dumps({"rl_module": {"model_config": {"model_path": stand_in}}})]
     run = CliRunner().invoke(app, [word for word in arguments if word != "--resume"] + options)
     assert run.exit_code == 0, run.output
 

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import envs
 from envs.contract import check_suite
+from rllib_vla import metrics
 from rllib_vla.cli.main import app
+from rllib_vla.env_runners.group import GroupRequest
 from rllib_vla.experiments.kinds.base import RLLIB
-from tests.rllib_vla.toy import make_episode
+from tests.rllib_vla.toy import episodes_of, learner_results, make_episode, make_learner, make_runner
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "extending.md"
@@ -81,6 +84,18 @@ def test_the_algorithm_prefers_fast_successes(folder):
     config.build_group_connector()(rl_module=None, batch={}, episodes=episodes)
     fast, slow, *failed = (episode.get_extra_model_outputs("advantages", 0) for episode in episodes)
     assert fast > slow > failed[0] == failed[1]
+
+
+def test_the_policy_samples_and_learns(folder):
+    config = runpy.run_path("reach_conv.py")["config"].training(dynamic_sampling=False)
+    runner, learner = make_runner(config), make_learner(config)
+    scenes = envs.list_scenes("reach_suite:SUITE", "train")[:2]
+    groups = runner.sample_groups([GroupRequest(i, scene, 4, seed=0) for i, scene in enumerate(scenes)])
+    assert len(groups) == 2
+    update = learner.update(episodes=episodes_of(groups), minibatch_size=8, num_epochs=1)
+    assert learner_results(learner, update)[metrics.RATIO_MAX_DEVIATION] < 1e-4
+    runner.set_state(learner.get_state(inference_only=True))
+    runner.stop()
 
 
 @pytest.mark.slow

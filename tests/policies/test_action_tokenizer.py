@@ -27,6 +27,14 @@ def test_landmarks_of_the_released_vocabulary():
     assert tokenizer.decode(255) == -254 / 255
 
 
+def test_the_whole_table():
+    """Spec section 3.7: d = 32000 - id, bin centre [clip(d - 1, 0, 254)] of 256 edges from -1 to 1."""
+    ids = np.arange(31744, 32000)
+    centres = -1 + (2 * np.arange(255) + 1) / 255
+    expected = [centres[min(32000 - i - 1, 254)] for i in ids]
+    np.testing.assert_allclose(ActionTokenizer(31744).decode_ids(ids), expected, rtol=0, atol=1e-15)
+
+
 def test_bins_survive_a_round_trip():
     tokenizer = ActionTokenizer(768)
     bins = np.arange(1, 256)

@@ -98,6 +98,16 @@ def test_states_are_clipped_even_where_the_mask_is_false():
     np.testing.assert_allclose(Normalizer(stats, "bounds").unnormalize([[-0.5, 9.0]]), [[1.0, 9.0]])
 
 
+def test_units_by_hand():
+    """0.5 (a + 1) (hi - lo + 1e-8) + lo where the mask is true, in float64; spec section 3.7."""
+    stats = {"q01": [2.0, 2.0, 0.0], "q99": [2.0, 2.0 + 1e-6, 1.0], "mask": [True, True, False]}
+    physical = Normalizer(stats, "q99").unnormalize([[1.0, 0.0, -0.25]])[0] - [2.0, 2.0, 0.0]
+    np.testing.assert_allclose(physical, [1e-8, 0.505e-6, -0.25], rtol=1e-6)
+    # clip(2 (x - min) / (max - min + 1e-8) - 1, -1, 1); spec section 2.6.
+    state = ProprioNormalizer({"min": [0.0, 0.0], "max": [1e-8, 2.0]}, "bounds").normalize([[1e-8, 3.0]])
+    np.testing.assert_allclose(state, [[0.0, 1.0]], atol=1e-12)
+
+
 def test_without_a_mask_every_dimension_is_scaled():
     stats = {"q01": [0.0, -1.0], "q99": [4.0, 3.0]}
     np.testing.assert_allclose(Normalizer(stats, "q99").unnormalize([[1.0, -1.0]]), [[4.0, -1.0]])

@@ -1,6 +1,7 @@
 """Every file that `rllib train file` takes is accepted as it is, and says what it is for."""
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -32,8 +33,9 @@ def test_dry_run(path, request, monkeypatch, robotwin_roots):
     if path.stem.startswith("libero_") and not path.stem.startswith("libero_blocks"):
         monkeypatch.setenv("RLLIB_VLA_LIBERO_ASSETS", request.getfixturevalue("assets_path"))
     arguments = ["train", "file", str(path), "--dry-run"]
-    if "model_path: runs/" in path.read_text():  # a cold start that has to be made first; any policy stands in for it
-        stand_in = request.getfixturevalue("toy_policy_dir")
+    if "model_path: runs/" in path.read_text():  # made by another command: a stand-in
+        is_two_armed = path.stem.startswith("bimanual")
+        stand_in = request.getfixturevalue("two_armed_toy_policy_dir" if is_two_armed else "toy_policy_dir")
         arguments += ["--config", json.dumps({"rl_module": {"model_config": {"model_path": stand_in}}})]
     run = CliRunner().invoke(app, arguments)
     assert run.exit_code == 0, run.output
@@ -45,7 +47,12 @@ def test_first_lines_say_what_it_is_and_what_it_needs(path):
     lines = path.read_text().splitlines()
     head = lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]
     assert head, "expected a comment in front of the experiment"
-    assert any("Hardware:" in line for line in head)
+    text = "\n".join(head)
+    assert "Hardware:" in text
+    assert re.search(r"\bTime\b|minutes", text), "how long does it take?"
+    # Sweeps are compared with one another, they reproduce no number.
+    says_result = re.search(r"\b[Rr]esult\b|Measured|The paper:", text)
+    assert says_result or path.parent.name == "sweeps", "what comes out?"
 
 
 def test_experiments_are_named_after_their_files():

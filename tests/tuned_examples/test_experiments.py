@@ -104,19 +104,27 @@ def test_a_file_says_what_it_asks_and_needs(name, path):
     assert any("Hardware:" in line for line in head)
     assert head[-1].startswith(f"#   rllib experiment run {name}")
     assert f"{name}:" in lines
-    assert " paper: " in path.read_text()
+    if not name.endswith("_evaluation"):
+        assert " paper: " in path.read_text()
 
 
 def test_what_the_paper_asks_is_there_for_each_family():
     names: dict[str, set[str]] = {}
     for name in EXPERIMENTS:
         names.setdefault(family(name), set()).add(name.removeprefix(f"{family(name)}_"))
-    assert names["libero_blocks"] == names["libero"] == set(FINDINGS)
+    assert names["libero_blocks"] == names["libero"] == {*FINDINGS, "evaluation"}
     # Each task of bimanual has a scene of its own: no task is left out that could be unseen.
     assert names["bimanual"] == set(FINDINGS) - {"generalisation"}
     # The paper has data scarcity, exploration and generalisation on LIBERO.
     assert names["robotwin2"] == {"main_results", "prior_threshold", "behaviour"}
     assert names["robotwin1"] == {"main_results"}
+
+
+def test_evaluation_only_files_train_nothing(everything):
+    for name in ("libero_evaluation", "libero_blocks_evaluation"):
+        everything(name)
+        spec = load_experiment(EXPERIMENTS[name])
+        assert {stage.kind.name for arm in spec.arms for stage in arm.stages.values()} == {"evaluate"}
 
 
 def test_unseen_tasks_are_seen_by_no_stage(everything):

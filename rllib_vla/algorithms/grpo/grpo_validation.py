@@ -1,13 +1,19 @@
 """Checks of GRPO's settings: bad ones are refused before any actor starts, in a message that names the key."""
 
+import functools
+import math
 import numbers
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
 import envs
-from policies.openvla_oft import LoRAConfig
+from envs.base import unknown_name
+from policies.openvla_oft import LoRAConfig, read_config
 from policies.openvla_oft.configuration import AUTOREGRESSIVE, PARALLEL
+from policies.openvla_oft.weights import weight_files
 from rllib_vla.connectors.group.group_relative_advantages import ADVANTAGE_ESTIMATORS
 from rllib_vla.connectors.learner.add_token_weights import LOSS_AGGREGATIONS
 from rllib_vla.distributed.parallelize import STRATEGIES
@@ -18,9 +24,10 @@ from rllib_vla.distributed.placement import (
     shares_gpu,
     shares_process,
 )
+from rllib_vla.env_runners.group_env_runner import policy_misfit
 from rllib_vla.env_runners.pool_size import AUTO
 from rllib_vla.env_runners.simulator import MAX_SLOTS_WITHOUT_SNAPSHOTS
-from rllib_vla.scene_keys import TASKS
+from rllib_vla.scene_keys import SCENE_KEYS, TASKS
 
 if TYPE_CHECKING:
     from rllib_vla.algorithms.grpo.grpo_config import GRPOConfig
@@ -38,7 +45,8 @@ _POSITIVE = (
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "kl_coeff", "entropy_coeff", "weight_decay", "max_group_staleness", "max_sampling_staleness",
-    "num_cpus_per_simulator", "num_simulators_per_env_runner", "evaluation_num_videos",
+    "num_cpus_per_simulator", "num_simulators_per_env_runner", "evaluation_num_videos", "num_learners",
+    "num_env_runners",
 )  # fmt: skip
 # Numbers, or "auto" (and null, which means the same).
 _AUTOMATIC = ("num_simulators_per_env_runner", "num_envs_per_simulator")
@@ -51,6 +59,20 @@ _OPTIONAL = (
     "importance_weight_cap",
 )
 _DTYPES = ("float32", "bfloat16")
+_MODEL_KEYS = ("model_path", "unnorm_key", "dtype", "decoding", "lora", "freeze")  # of OpenVLAOFTRLModule
+# RLlib's settings that nothing reads here, and what to write instead.
+_WITHOUT_EFFECT = {
+    "gamma": "rewards are 0 or 1 at the end of a trajectory and not discounted",
+    "train_batch_size": "use `num_groups_per_train_batch`",
+    "_train_batch_size_per_learner": "use `num_groups_per_train_batch`",
+    "num_envs_per_env_runner": "use `num_envs_per_simulator`",
+    "rollout_fragment_length": "trajectories are played to their end",
+    "optimizer": "use `adam_betas`, `adam_epsilon` and `weight_decay`",
+    "num_gpus": "use `num_gpus_per_learner` and `num_gpus_per_env_runner`",
+    "evaluation_duration": "use `evaluation_num_scenes_per_task`",
+    "evaluation_duration_unit": "use `evaluation_num_scenes_per_task`",
+    "evaluation_parallel_to_training": "GRPO evaluates between iterations, on the training runners",
+}
 
 
 def check_settings(config: "GRPOConfig") -> None:
@@ -60,9 +82,12 @@ def check_settings(config: "GRPOConfig") -> None:
         ValueError: For the first setting that cannot be used.
     """
     _check_numbers(config)
+    if not config.in_evaluation:
+        _check_settings_without_effect(config)
     _check_learners(config)
     if isinstance(config.env, str):
         _check_environment(config)
+    _check_model_keys(config)
     if config._model_config.get("lora") is not None:
         try:
             LoRAConfig.from_dict(config._model_config["lora"])
@@ -86,9 +111,52 @@ def check_settings(config: "GRPOConfig") -> None:
         )
     # What is missing comes last: a caller that leaves out what is wrong learns of all that is wrong first.
     if not isinstance(config.env, str):
-        config._value_error("`environment(...)` must name a benchmark suite, e.g. 'libero_blocks'.")
+        config._value_error("`env` is missing: `environment(...)` must name a benchmark suite, e.g. 'libero_blocks'.")
     if "model_path" not in config._model_config:
         config._value_error("`rl_module(model_config={'model_path': ...})` must name the initial policy.")
+    _check_policy(config)
+
+
+def _check_settings_without_effect(config: "GRPOConfig") -> None:
+    from rllib_vla.algorithms.grpo.grpo_config import GRPOConfig
+
+    if type(config) is not GRPOConfig:
+        return  # a variant may read them
+    defaults = _rllib_defaults()
+    for name, remedy in _WITHOUT_EFFECT.items():
+        if getattr(config, name) != getattr(defaults, name):
+            config._value_error(f"`{name.lstrip('_')}` has no effect on GRPO: {remedy}.")
+
+
+@functools.cache
+def _rllib_defaults() -> AlgorithmConfig:
+    return AlgorithmConfig()
+
+
+def _check_model_keys(config: "GRPOConfig") -> None:
+    if config.module_class is not None:
+        return
+    for key in config._model_config:
+        if key not in _MODEL_KEYS:
+            config._value_error(f"`model_config`: {unknown_name('key', key, _MODEL_KEYS)}.")
+
+
+def _check_policy(config: "GRPOConfig") -> None:
+    """Refuses an initial policy that could not be used, as far as its JSON files tell; hub ids are not fetched."""
+    directory = Path(config._model_config["model_path"])
+    if config.module_class is not None or not directory.is_dir():
+        return
+    decoding = config._model_config.get("decoding")
+    try:
+        policy = read_config(
+            directory, config._model_config.get("unnorm_key"), **({"decoding": decoding} if decoding else {})
+        )
+        weight_files(directory)
+    except (FileNotFoundError, ValueError) as error:
+        key = "unnorm_key" if "unnorm_key" in str(error) else "model_path"
+        config._value_error(f"`model_config['{key}']`: {error}.")
+    if message := policy_misfit(policy, config):
+        config._value_error(f"`model_config['model_path']`: {message}.")
 
 
 def _check_processes(config: "GRPOConfig") -> None:
@@ -181,7 +249,7 @@ def _check_learners(config: "GRPOConfig") -> None:
 def _check_environment(config: "GRPOConfig") -> None:
     tasks = config.env_config.get(TASKS)
     try:
-        envs.validate_env_config(config.env, config.get_simulator_config())
+        envs.validate_env_config(config.env, config.env_config, also=SCENE_KEYS)
         num_slots = config.num_envs_per_simulator
         is_chosen = num_slots not in (None, AUTO)
         if is_chosen and not envs.supports_snapshots(config.env) and num_slots > MAX_SLOTS_WITHOUT_SNAPSHOTS:
@@ -217,10 +285,12 @@ def _check_numbers(config: "GRPOConfig") -> None:
             config._value_error(f"`{name}` must be {kind}, is {value!r}.")
         if name in _POSITIVE and not value > 0:
             config._value_error(f"`{name}` must be positive, is {value}.")
+        if not math.isfinite(value):
+            config._value_error(f"`{name}` must be finite, is {value}.")
         if name in _NOT_NEGATIVE and not value >= 0:
             config._value_error(f"`{name}` must not be negative, is {value}.")
-    if isinstance(config.lr, numbers.Real) and not config.lr > 0:
-        config._value_error(f"`lr` must be positive, is {config.lr}.")
+    if isinstance(config.lr, numbers.Real) and not 0 < config.lr < math.inf:
+        config._value_error(f"`lr` must be a positive number, is {config.lr}.")
     betas = config.adam_betas
     if not isinstance(betas, list | tuple) or len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         config._value_error(f"`adam_betas` must be two numbers in [0, 1), is {betas!r}.")
@@ -231,6 +301,9 @@ def _check_numbers(config: "GRPOConfig") -> None:
     if config.dual_clip is not None and config.dual_clip <= 1:
         config._value_error("`dual_clip` must be above 1 (or None).")
     if not 0 <= config.success_rate_low <= config.success_rate_high <= 1:
-        config._value_error("`success_rate_low` <= `success_rate_high` must both lie in [0, 1].")
+        config._value_error(
+            "`success_rate_low` and `success_rate_high` are shares, 0 <= low <= high <= 1; they are "
+            f"{config.success_rate_low:g} and {config.success_rate_high:g}."
+        )
     if config.num_groups_per_train_batch < max(1, config.num_learners):
         config._value_error("`num_groups_per_train_batch` must be at least `num_learners`.")

@@ -1,6 +1,8 @@
 """The training loop on the toy suite, in one process."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +10,14 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 
 from rllib_vla import metrics as names
+from rllib_vla.logging.result_view import flatten
+from rllib_vla.logging.tensorboard import is_shown
 from tests.rllib_vla.toy import SUITE, max_difference, toy_config, weights_of
 
 pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+METRICS_PAGE = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
 
 
 def learner_of(algorithm):
@@ -21,6 +28,15 @@ def nans_in(results, path="") -> list[str]:
     if isinstance(results, dict):
         return [p for key, value in results.items() for p in nans_in(value, f"{path}/{key}")]
     return [path] if isinstance(results, float) and math.isnan(results) else []
+
+
+def undocumented(results) -> list[str]:
+    """Returns scalars of TensorBoard that the page on metrics does not explain."""
+    documented = re.findall(r"`([^`\n]+)`", METRICS_PAGE.read_text())
+    names_of_tasks = re.compile(rf"({names.TASK_SUCCESS_RATE})/.*")
+    scalars = [tag for tag, value in flatten(without_config(results)).items() if not isinstance(value, str)]
+    tags = [names_of_tasks.sub(r"\1/<task>", tag) for tag in scalars if is_shown(tag)]
+    return [tag for tag in tags if not {tag, tag.removeprefix("learners/default_policy/")} & set(documented)]
 
 
 def without_config(results):
@@ -56,6 +72,7 @@ def test_an_iteration(toy_policy_dir, build):
     assert 0 < results["env_runners"][names.SUCCESS_RATE] < 1
     assert results["sampling"][names.NUM_ITERATIONS_WITHOUT_UPDATE] == 0
     assert nans_in(without_config(results)) == []
+    assert undocumented(results) == []
 
 
 def test_runner_and_learner_share_one_model(toy_policy_dir, build):

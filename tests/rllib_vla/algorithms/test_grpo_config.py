@@ -275,3 +275,13 @@ def test_a_mixture_is_configured_like_a_suite(toy_policy_dir):
     assert {scene.task for scene in config.get_training_scenes()} == {"go_left", "go_right", "go_far_right"}
     with pytest.raises(ValueError, match="unknown suite"):
         toy_config(toy_policy_dir).environment(f"{SUITE}+libero_spatail").validate()
+
+
+def test_settings_of_rllib_without_effect_are_refused_unless_a_variant_reads_them(toy_policy_dir):
+    class Discounting(GRPOConfig):
+        pass
+
+    config = toy_config(toy_policy_dir).training(gamma=0.9)
+    with pytest.raises(ValueError, match="`gamma` has no effect on GRPO"):
+        config.copy(copy_frozen=False).validate()
+    Discounting().update_from_dict(config.to_dict()).validate()

@@ -72,6 +72,16 @@ def test_first_ratio_is_one_with_tokens_decoded_one_after_the_other(autoregressi
     assert results[names.CLIP_FRACTION_LOW] == results[names.CLIP_FRACTION_HIGH] == 0
 
 
+def test_first_ratio_is_one_at_the_papers_temperature(toy_policy_dir):
+    config = toy_config(toy_policy_dir, temperature=1.6, dynamic_sampling=False)
+    runner = make_runner(config)
+    groups = runner.sample_groups(requests(2))
+    runner.stop()
+    results = update(make_learner(config), groups, minibatch_size=8)
+    assert results[names.RATIO_MAX_DEVIATION] < 1e-4
+    assert results[names.CLIP_FRACTION_LOW] == results[names.CLIP_FRACTION_HIGH] == 0
+
+
 def test_number_of_parameters_is_reported_with_every_update(toy_policy_dir, toy_groups):
     learner = make_learner(toy_config(toy_policy_dir))
     expected = sum(p.numel() for p in learner.get_parameters(learner.module[DEFAULT_MODULE_ID]))

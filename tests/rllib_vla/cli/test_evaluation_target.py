@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from rllib_vla.cli.evaluation_target import fetch, find_target
+from rllib_vla.cli.main import app
 from rllib_vla.cli.problems import InputError
+from tests.rllib_vla.toy import SUITE
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [(None, torch.float32), (torch.bfloat16, torch.bfloat16)])
@@ -42,3 +45,9 @@ def test_hub_ids_are_fetched_and_local_paths_are_not(toy_policy_dir, tmp_path, m
     assert asked == ["someone/policy"]
     with pytest.raises(InputError, match=r"no such checkpoint: .*someone/else, and the hub does not give it: 404"):
         fetch("someone/else")
+
+
+def test_a_policy_for_another_number_of_arms_is_refused(two_armed_toy_policy_dir):
+    run = CliRunner().invoke(app, ["evaluate", two_armed_toy_policy_dir, "--suite", SUITE])
+    assert run.exit_code == 2
+    assert f"actions have 14 dimensions, those of {SUITE} 7: it was made for another suite" in run.stderr

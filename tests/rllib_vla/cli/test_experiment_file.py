@@ -140,13 +140,13 @@ def test_evaluation_config_reaches_rllib(experiment_of):
     assert config._model_config == {"vf_share_layers": True}
 
 
-def test_wrong_task_is_blamed_on_its_line(problems_of, tmp_path):
-    text = f"""\
+def test_wrong_task_is_blamed_on_its_line(problems_of):
+    text = """\
 x:
   run: GRPO
   env: libero_blocks
   config:
-    model_config: {{model_path: {tmp_path}}}
+    model_config: {model_path: checkpoints/libero_blocks_cold_start}
     environment:
       env_config:
         tasks:
@@ -177,15 +177,16 @@ def test_refused(problems_of, text, message):
     assert message in "\n".join(problems_of(text))
 
 
-def test_checkpoint_defaults_follow_evaluation(experiment_of, tmp_path):
+def test_checkpoint_defaults_follow_evaluation(experiment_of):
     plain = experiment_of("x: {run: PPO, env: CartPole-v1}").checkpoints
     assert (plain.frequency, plain.at_end, plain.score_attribute) == (10, True, None)
-    config = f"{{evaluation_interval: 4, model_config: {{model_path: {tmp_path}}}}}"
+    config = "{evaluation_interval: 4, model_config: {model_path: checkpoints/libero_blocks_cold_start}}"
     text = f"x: {{run: GRPO, env: libero_blocks, config: {config}}}"
     evaluated = experiment_of(text).checkpoints
     assert (evaluated.frequency, evaluated.score_attribute) == (4, "evaluation/success_rate")
 
 
 def test_stop_may_be_nested_and_custom(experiment_of):
-    text = "x: {run: PPO, env: CartPole-v1, stop: {env_runners: {episode_return_mean: 1}, evaluation/my_metric: 2}}"
+    stop = "{env_runners: {episode_return_mean: 1}, evaluation/my_metric: 2}"
+    text = f"x: {{run: PPO, env: CartPole-v1, stop: {stop}, config: {{evaluation_interval: 1}}}}"
     assert experiment_of(text).stop == {"env_runners/episode_return_mean": 1, "evaluation/my_metric": 2}

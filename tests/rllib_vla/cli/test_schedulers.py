@@ -7,6 +7,7 @@ HEAD = """\
 x:
   run: PPO
   env: CartPole-v1
+  config: {evaluation_interval: 1}
 """
 PBT = """\
   metric: env_runners/episode_return_mean
@@ -39,28 +40,28 @@ def test_asha_goes_by_its_name(experiment_of):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("  scheduler: ashaa\n", "4: x.scheduler: unknown scheduler; did you mean 'asha'?"),
+        ("  scheduler: ashaa\n", "5: x.scheduler: unknown scheduler; did you mean 'asha'?"),
         (
             "  metric: evaluation/sucess_rate\n",
-            "4: x.metric: unknown result; did you mean 'evaluation/success_rate'?",
+            "5: x.metric: unknown result; did you mean 'evaluation/success_rate'?",
         ),
         (
             "  scheduler: asha\n",
             "x.metric: is missing: the result by which the scheduler compares trials, for example "
             "evaluation/success_rate",
         ),
-        ("  scheduler_config: {max_t: 8}\n", "4: x.scheduler_config: needs a 'scheduler', for example asha or pbt"),
+        ("  scheduler_config: {max_t: 8}\n", "5: x.scheduler_config: needs a 'scheduler', for example asha or pbt"),
         (
             "  metric: evaluation/success_rate\n  scheduler: asha\n  scheduler_config: {max_tt: 8}\n",
-            "6: x.scheduler_config.max_tt: unknown argument of 'asha'; did you mean 'max_t'?",
+            "7: x.scheduler_config.max_tt: unknown argument of 'asha'; did you mean 'max_t'?",
         ),
         (
             "  metric: evaluation/success_rate\n  scheduler: asha\n  scheduler_config: {time_attr: timesteps_total}\n",
-            "6: x.scheduler_config.time_attr: is never reported on the new API stack",
+            "7: x.scheduler_config.time_attr: is never reported on the new API stack",
         ),
-        (PBT.replace("lambda:", "lambdaa:"), "11: x.scheduler_config.hyperparam_mutations.lambdaa: no such setting"),
-        (PBT.replace("interval: 2", "interval: 0"), "6: x.scheduler_config: refused by 'pbt': perturbation_interval"),
-        (PBT.replace("loguniform", "loguniforn"), "6: x.scheduler_config: unknown sampler"),
+        (PBT.replace("lambda:", "lambdaa:"), "12: x.scheduler_config.hyperparam_mutations.lambdaa: no such setting"),
+        (PBT.replace("interval: 2", "interval: 0"), "7: x.scheduler_config: refused by 'pbt': perturbation_interval"),
+        (PBT.replace("loguniform", "loguniforn"), "7: x.scheduler_config: unknown sampler"),
     ],
 )
 def test_mistakes(problems_of, text, expected):

@@ -64,6 +64,16 @@ def test_an_unfinished_run(spec, made_up):
     assert text.count("| to do |") == 8
 
 
+def test_an_evaluation_alone_compares_nothing(text, made_up):
+    text = text.replace("report: {before: before, after: after, baseline: paper, paper: exploration}", "report: {}")
+    run = made_up(parse_experiment(parse_yaml(text, source="toy.yaml"), "toy.yaml"), (0,))
+    run.evaluate("paper", 0, "before", {"go_left": 24, "go_right": 24}, of=40)
+    page = report_of(run)
+    assert "| arm | before | after |\n" in page
+    assert "| the paper's | 60.0 (49.0 to 70.0) |  |\n" in page
+    assert "Findings" not in page
+
+
 def test_a_training_that_is_under_way_is_drawn(spec, made_up):
     run = made_up(spec, (0,))
     node = run.plan.nodes[run.plan.runs["cold", 0]["rl"]]
