@@ -117,6 +117,7 @@ class GRPOConfig(AlgorithmConfig):
         self.num_env_runners = 0
         self.num_learners = 0
         self.sample_timeout_s = None
+        self.evaluation_sample_timeout_s = None
         self.create_local_env_runner = True
         # Connectors hold no state; asking for it after every iteration would wait for runners that sample ahead.
         self._dont_auto_sync_env_runner_states = True
