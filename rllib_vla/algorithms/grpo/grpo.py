@@ -12,6 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -380,11 +381,30 @@ class GRPO(Algorithm):
 
     @override(Algorithm)
     def save_checkpoint(self, checkpoint_dir: str) -> None:
+        use_msgpack = self.config._use_msgpack_checkpoints
+        self.save_to_path(checkpoint_dir, use_msgpack=use_msgpack, final_dir=local_storage_dir(self._storage))
+
+    @override(Algorithm)
+    def save_to_path(self, path=None, *, final_dir: Path | None = None, **kwargs) -> str:
+        """Writes a complete checkpoint with its manifest.
+
+        Args:
+            path: Folder, which must be on this machine or mounted; None: a new temporary one.
+            final_dir: Where Tune will copy it to, see `ShardCheckpoints.save`.
+            **kwargs: As RLlib's method.
+
+        Returns:
+            The folder.
+
+        Raises:
+            TrainingCheckpointError: It could not be written.
+        """
         check_learners(self.learner_group)
-        with explained_write_errors(checkpoint_dir):
-            super().save_checkpoint(checkpoint_dir)
+        with explained_write_errors(path):
+            path = super().save_to_path(path, **kwargs)
             check_learners(self.learner_group)  # RLlib does not look whether remote ones could save their state
-            self._shards.save(checkpoint_dir, local_storage_dir(self._storage))
+            self._shards.save(path, final_dir)
+        return path
 
     @override(Algorithm)
     def _report_class_trainable_checkpoint(self, checkpoint_dir, checkpoint_dict_or_path):
@@ -403,10 +423,11 @@ class GRPO(Algorithm):
     def restore_from_path(self, path, *args, **kwargs) -> None:
         super().restore_from_path(path, *args, **kwargs)
         self._shards.load(path)
+        self._weights = None  # published before; a part of a checkpoint changes them without their version number
         # Another run's checkpoint (population-based training) may have the version number that the runners hold
         # now, and yet other weights: they must take these over.
         self.env_runner_group.foreach_env_runner(
-            lambda env_runner: env_runner.forget_weights_version(), local_env_runner=True
+            lambda env_runner: env_runner.forget_weights_version(), local_env_runner=True, timeout_seconds=0.0
         )
         self._sync_weights()
 

@@ -1,11 +1,14 @@
 """The algorithm's part, with learners that are only pretended."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.actor_manager import RemoteCallResults, ResultOrError
 
+from rllib_vla.algorithms.grpo import GRPO
 from rllib_vla.checkpoints import MANIFEST, SHARDS_DIR, TrainingCheckpointError, file_entry, verify_checkpoint
 from rllib_vla.distributed.checkpointing import ShardCheckpoints, local_storage_dir
 
@@ -155,3 +158,21 @@ def test_storage_that_is_no_directory_is_not_written_to():
     assert local_storage_dir(None) is None
     assert local_storage_dir(storage(pyarrow.fs.SubTreeFileSystem("bucket", pyarrow.fs.LocalFileSystem()))) is None
     assert str(local_storage_dir(storage(pyarrow.fs.LocalFileSystem()))) == "/runs/trial/checkpoint_000002"
+
+
+def test_the_algorithms_own_save_writes_everything_to_the_path_it_was_given(tmp_path, monkeypatch):
+    """`save_to_path`, without Tune: in a trial as well, nothing goes to the place of Tune's next checkpoint."""
+
+    def save_to_path(self, path, **kwargs):
+        Path(path).mkdir()
+        Path(path, "algorithm_state.pkl").write_text("small")
+        return str(path)
+
+    monkeypatch.setattr(Algorithm, "save_to_path", save_to_path)
+    algorithm = object.__new__(GRPO)
+    algorithm._storage = SimpleNamespace(storage_filesystem=None)
+    algorithm.learner_group = SimpleNamespace(is_local=True)
+    algorithm._shards = ShardCheckpoints(make_group(PretendedLearner(0), PretendedLearner(1)), is_async=True)
+    path = algorithm.save_to_path(tmp_path / "mine")
+    verify_checkpoint(path)
+    assert len(json.loads(Path(path, MANIFEST).read_text())) == 3
