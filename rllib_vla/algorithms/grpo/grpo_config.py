@@ -23,7 +23,7 @@ from rllib_vla.connectors.group.group_relative_advantages import (
 )
 from rllib_vla.connectors.learner.add_token_weights import AddTokenWeights
 from rllib_vla.connectors.module_to_env.detokenize_actions import DetokenizeActions
-from rllib_vla.distributed.placement import resolve_gpu_shares
+from rllib_vla.distributed.placement import reserved_bundles, resolve_gpu_shares
 from rllib_vla.env_runners.group_env_runner import GroupEnvRunner
 from rllib_vla.env_runners.pool_size import AUTO, PoolSize, available_resources, choose_pool_size
 from rllib_vla.model_path import resolve_model_path
@@ -465,13 +465,15 @@ class GRPOConfig(AlgorithmConfig):
         num_groups = self.num_groups_per_sampling_round or self.num_groups_per_train_batch
         bundles = [_get_main_process_bundle(self), *_get_env_runner_bundles(self), *_get_learner_bundles(self)]
         num_cpus, memory_gb = available_resources()
-        num_envs_per_simulator = self.num_envs_per_simulator
+        num_simulators, num_envs_per_simulator = self.num_simulators_per_env_runner, self.num_envs_per_simulator
+        if num_simulators in (AUTO, None):
+            num_simulators = len(reserved_bundles(self)) // num_runners or AUTO
         memory_of_simulator = envs.memory_gb(self.env, self.env_config.get(TASKS), self.get_simulator_config())
         if not envs.supports_snapshots(self.env):  # an environment for each trajectory
             num_envs_per_simulator = 1 if num_envs_per_simulator in (AUTO, None) else num_envs_per_simulator
             memory_of_simulator *= num_envs_per_simulator
         return choose_pool_size(
-            self.num_simulators_per_env_runner,
+            num_simulators,
             num_envs_per_simulator,
             num_runners=num_runners,
             num_trajectories=-(-num_groups * self.group_size // num_runners),
