@@ -39,9 +39,9 @@ class StoredGroup:
 class SampleResult:
     """What one environment runner returned for its share of a round."""
 
-    groups: list[tuple]
-    metrics: dict | None
-    is_stale: bool = False
+    groups: list[tuple] = field(default_factory=list)
+    metrics: dict | None = None
+    refused: list[GroupRequest] = field(default_factory=list)
     error: str | None = None
 
 
@@ -52,12 +52,12 @@ class Arrived:
     Attributes:
         groups: The groups that the runners kept.
         metrics: One entry per runner that sampled.
-        is_stale: A runner refused because it holds other weights than the request was made for.
+        refused: Requests of runners that hold other weights than these were made for: they need the present ones.
     """
 
     groups: list[StoredGroup] = field(default_factory=list)
     metrics: list[dict] = field(default_factory=list)
-    is_stale: bool = False
+    refused: list[GroupRequest] = field(default_factory=list)
 
 
 def _sample(
@@ -68,14 +68,14 @@ def _sample(
 ) -> SampleResult:
     """Runs on the environment runner. Errors are returned, not raised: RLlib would restart the runner silently."""
     if env_runner.weights_seq_no != weights_seq_no:
-        return SampleResult([], None, is_stale=True)
+        return SampleResult(refused=requests)
     try:
         groups = env_runner.sample_group_refs(requests, on_group)
         return SampleResult(groups, env_runner.get_metrics())
     except Exception as error:
         logger.exception("Sampling failed; the simulators are rebuilt.")
         env_runner.make_env()
-        return SampleResult([], None, error=f"{type(error).__name__}: {error}")
+        return SampleResult(error=f"{type(error).__name__}: {error}")
 
 
 class SamplingRounds:
@@ -155,13 +155,13 @@ class SamplingRounds:
             RuntimeError: Nothing but failures, several times in a row.
         """
         results = self._take_local() if self.is_local else self._fetch(for_all)
-        arrived = Arrived(is_stale=any(result.is_stale for result in results))
+        arrived = Arrived(refused=[request for result in results for request in result.refused])
         sampled = [result for result in results if result.metrics is not None]
         if sampled:
             self._failed_waits = 0
             arrived.metrics = [result.metrics for result in sampled]
             arrived.groups = [StoredGroup(*stored) for result in sampled for stored in result.groups]
-        elif not arrived.is_stale:
+        elif not arrived.refused:
             self._handle_failure([result.error for result in results if result.error])
         return arrived
 

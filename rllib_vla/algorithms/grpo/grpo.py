@@ -217,9 +217,10 @@ class GRPO(Algorithm):
         arrived = self._rounds.wait(for_all=self.config.max_sampling_staleness == 0)
         if arrived.metrics:
             self.metrics.aggregate(arrived.metrics, key=ENV_RUNNER_RESULTS)
-        if arrived.is_stale:
+        if arrived.refused:
             # A runner that was restarted between two calls holds the initial weights.
             self._sync_weights()
+            self.scene_sampler.give_back(sorted(arrived.refused, key=lambda request: request.group_id))
         return arrived
 
     def _sample_ahead(self) -> None:

@@ -82,7 +82,7 @@ def test_a_round_is_dealt_out_and_taken_in():
     arrived = rounds.wait(for_all=True)
     assert ids(arrived.groups) == [0, 1, 2, 3, 4]
     assert [m["runner"] for m in arrived.metrics] == [1, 2]
-    assert not arrived.is_stale
+    assert not arrived.refused
     assert rounds.requests_under_way() == []
 
 
@@ -117,7 +117,7 @@ def test_a_runner_with_other_weights_refuses():
     rounds = rounds_of(group)
     rounds.start(requests(2), 3)
     arrived = rounds.wait(for_all=True)
-    assert arrived.is_stale
+    assert [request.group_id for request in arrived.refused] == [0]
     assert [(g.group_id, g.weights_seq_no) for g in arrived.groups] == [(1, 3)]
 
 
