@@ -103,6 +103,7 @@ class SamplingRounds:
         self._under_way: dict[int, deque[list[GroupRequest]]] = defaultdict(deque)  # runner -> shares, oldest first
         self._local_results: list[SampleResult] = []
         self._failed_waits = 0
+        self._num_refusals = 0
 
     @property
     def is_local(self) -> bool:
@@ -152,16 +153,18 @@ class SamplingRounds:
             for_all: Wait for everything that is under way; else for the first results.
 
         Raises:
-            RuntimeError: Nothing but failures, several times in a row.
+            RuntimeError: Nothing but failures, or refusals, several times in a row.
         """
         results = self._take_local() if self.is_local else self._fetch(for_all)
         arrived = Arrived(refused=[request for result in results for request in result.refused])
         sampled = [result for result in results if result.metrics is not None]
         if sampled:
-            self._failed_waits = 0
+            self._failed_waits = self._num_refusals = 0
             arrived.metrics = [result.metrics for result in sampled]
             arrived.groups = [StoredGroup(*stored) for result in sampled for stored in result.groups]
-        elif not arrived.refused:
+        elif arrived.refused:
+            self._count_refusals(sum(bool(result.refused) for result in results))
+        else:
             self._handle_failure([result.error for result in results if result.error])
         return arrived
 
@@ -203,6 +206,16 @@ class SamplingRounds:
             lost = [request.group_id for share in self._under_way.pop(worker) for request in share]
             if lost:
                 logger.warning(f"Environment runner {worker} is gone; groups {lost} are lost with it.")
+
+    def _count_refusals(self, num_refusals: int) -> None:
+        """A restarted runner refuses what waits in its queue until the weights arrive there, and nothing after."""
+        self._num_refusals += num_refusals
+        num_runners = max(1, self._runners.num_remote_env_runners())
+        if self._num_refusals > MAX_FAILED_ROUNDS * num_runners * (1 + self._max_staleness):
+            raise RuntimeError(
+                f"The environment runners refused {self._num_refusals} requests in a row: they do not take over the "
+                "learner's weights. The cause is in their logs (`worker-*.err` of Ray's session)."
+            )
 
     def _handle_failure(self, errors: list[str]) -> None:
         self._failed_waits += 1

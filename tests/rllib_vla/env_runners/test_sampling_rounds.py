@@ -154,6 +154,25 @@ def test_errors_stop_the_run_after_three_rounds_and_name_the_cause():
     assert len(restored) == 2
 
 
+def test_runners_that_never_take_over_the_weights_stop_the_run():
+    group = StandInGroup(StandIn(1, weights_seq_no=0), StandIn(2, weights_seq_no=0))
+    rounds = rounds_of(group)
+
+    def play_round():
+        rounds.start(requests(2), 3)
+        return rounds.wait(for_all=True)
+
+    for _ in range(sampling_rounds.MAX_FAILED_ROUNDS):
+        assert len(play_round().refused) == 2
+    group.runners[1].weights_seq_no = 3  # one success starts the count anew
+    assert ids(play_round().groups) == [0]
+    group.runners[1].weights_seq_no = 0
+    for _ in range(sampling_rounds.MAX_FAILED_ROUNDS):
+        play_round()
+    with pytest.raises(RuntimeError, match="refused 8 requests in a row.*do not take over"):
+        play_round()
+
+
 def test_one_success_starts_the_count_anew():
     runner = StandIn(1, error=RuntimeError("no GL"))
     rounds = rounds_of(StandInGroup(runner))
