@@ -169,7 +169,7 @@ def test_runners_that_never_take_over_the_weights_stop_the_run():
     group.runners[1].weights_seq_no = 0
     for _ in range(sampling_rounds.MAX_FAILED_ROUNDS):
         play_round()
-    with pytest.raises(RuntimeError, match="refused 8 requests in a row.*do not take over"):
+    with pytest.raises(RuntimeError, match=r"refused 8 requests in a row.*do not take over"):
         play_round()
 
 
