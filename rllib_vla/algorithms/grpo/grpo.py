@@ -317,6 +317,8 @@ class GRPO(Algorithm):
     def _log_iteration(self, *, staleness: list[int], sample_s: float, update_s: float, sync_s: float) -> None:
         log = self.metrics.log_value
         num_groups = len(staleness)
+        # Runners that may sample ahead do so during the update as well.
+        sampling_s = sample_s + update_s + sync_s if self.config.max_sampling_staleness else sample_s
         for name, seconds in [
             (names.TIME_SAMPLE, sample_s),
             (names.TIME_UPDATE, update_s),
@@ -326,9 +328,9 @@ class GRPO(Algorithm):
         sampling = {
             names.NUM_GROUPS_TRAINED: num_groups,
             names.NUM_GROUPS_CARRIED_OVER: len(self.carried_over),
-            names.ENV_STEPS_PER_SECOND: self._sampled(NUM_ENV_STEPS_SAMPLED) / sample_s,
-            names.TRAJECTORIES_PER_SECOND: self._sampled(names.NUM_TRAJECTORIES) / sample_s,
-            names.MODEL_CALLS_PER_SECOND: self._sampled((NUM_MODULE_STEPS_SAMPLED, DEFAULT_MODULE_ID)) / sample_s,
+            names.ENV_STEPS_PER_SECOND: self._sampled(NUM_ENV_STEPS_SAMPLED) / sampling_s,
+            names.TRAJECTORIES_PER_SECOND: self._sampled(names.NUM_TRAJECTORIES) / sampling_s,
+            names.MODEL_CALLS_PER_SECOND: self._sampled((NUM_MODULE_STEPS_SAMPLED, DEFAULT_MODULE_ID)) / sampling_s,
         }
         if staleness:
             sampling |= {names.STALENESS_MEAN: float(np.mean(staleness)), names.STALENESS_MAX: max(staleness)}
