@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from rllib_vla.algorithms.grpo import GRPO, grpo_config
+from rllib_vla.algorithms import suite_config
+from rllib_vla.algorithms.grpo import GRPO
 from rllib_vla.distributed.placement import simulator_strategy
 from tests.rllib_vla.toy import toy_config
 
@@ -83,7 +84,7 @@ def test_spread(toy_policy_dir):
 def cluster(monkeypatch):
     """Ray with as many CPUs as `cluster.num_cpus`, and the placement group of a trial with `cluster.bundles`."""
     cluster = SimpleNamespace(num_cpus=12, bundles=None)
-    monkeypatch.setattr(grpo_config, "available_resources", lambda: (cluster.num_cpus, 1000.0))
+    monkeypatch.setattr(suite_config, "available_resources", lambda: (cluster.num_cpus, 1000.0))
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(
         ray.util,
