@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -23,9 +22,7 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     LEARNER_RESULTS,
-    NUM_ENV_STEPS_SAMPLED,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
-    NUM_MODULE_STEPS_SAMPLED,
     SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
 )
@@ -33,6 +30,7 @@ from ray.tune import PlacementGroupFactory
 
 from rllib_vla import metrics as names
 from rllib_vla.algorithms.grpo.grpo_config import GRPOConfig
+from rllib_vla.algorithms.grpo.iteration_metrics import PhaseTimes, log_iteration
 from rllib_vla.checkpoints import explained_write_errors, verify_checkpoint
 from rllib_vla.distributed import offload
 from rllib_vla.distributed.checkpointing import ShardCheckpoints, local_storage_dir
@@ -145,12 +143,19 @@ class GRPO(Algorithm):
         updated = time.perf_counter()
         if groups:
             self._sync_weights()
-        self._log_iteration(
+        log_iteration(
+            self.metrics,
+            PhaseTimes(sampled - start, updated - sampled, time.perf_counter() - updated),
             staleness=staleness,
-            sample_s=sampled - start,
-            update_s=updated - sampled,
-            sync_s=time.perf_counter() - updated,
+            num_carried_over=len(self.carried_over),
+            weights_bytes=self._weights.num_bytes if self._weights else None,
+            samples_ahead=self.config.max_sampling_staleness > 0,
         )
+        if not groups:
+            logger.warning(
+                "No group with contrast in this iteration: no update. The policy may be (nearly) perfect or hopeless "
+                "on the training scenes; see env_runners/success_rate."
+            )
 
     @property
     def evaluated_iteration(self) -> int:
@@ -180,10 +185,8 @@ class GRPO(Algorithm):
         pool, self.carried_over = self._available(fresh), deque()
         is_under_way = bool(self._rounds.requests_under_way())  # started before the last update
         rounds = int(is_under_way)
-        while len(pool) < target:
+        while len(pool) < target and (is_under_way or rounds < cfg.max_sampling_rounds):
             if not is_under_way:
-                if rounds == cfg.max_sampling_rounds:
-                    break
                 self._start_round()
                 rounds += 1
             arrived = self._take_in()
@@ -193,15 +196,13 @@ class GRPO(Algorithm):
             num_stale += num_late
             pool = self._available(pool + fresh)
             self._progress.groups_kept(len(pool))
-        self.carried_over.extend(pool[target:])
+        # Every learner gets the same number of groups, else their collective operations would not match.
+        num_learners = max(1, cfg.num_learners)
+        num_used = min(len(pool), target) // num_learners * num_learners
+        self.carried_over.extend(pool[num_used:])
         self.metrics.log_value((names.SAMPLING_RESULTS, names.NUM_SAMPLING_ROUNDS), rounds, window=1)
         self.metrics.log_value((names.SAMPLING_RESULTS, names.NUM_GROUPS_STALE), num_stale, window=1)
-        pool = pool[:target]
-        # Every learner gets the same number of groups, else their collective operations would not match.
-        per_learner = len(pool) // max(1, cfg.num_learners)
-        usable = per_learner * max(1, cfg.num_learners)
-        self.carried_over.extendleft(reversed(pool[usable:]))
-        return pool[:usable]
+        return pool[:num_used]
 
     def _start_round(self) -> bool:
         """Lets all environment runners collect groups side by side. Returns whether any of them was free."""
@@ -313,45 +314,6 @@ class GRPO(Algorithm):
             )
         ):
             self._sync_weights()
-
-    def _log_iteration(self, *, staleness: list[int], sample_s: float, update_s: float, sync_s: float) -> None:
-        log = self.metrics.log_value
-        num_groups = len(staleness)
-        # Runners that may sample ahead do so during the update as well.
-        sampling_s = sample_s + update_s + sync_s if self.config.max_sampling_staleness else sample_s
-        for name, seconds in [
-            (names.TIME_SAMPLE, sample_s),
-            (names.TIME_UPDATE, update_s),
-            (names.TIME_SYNC, sync_s),
-        ]:
-            log((names.TIME_SPLIT, name), seconds, window=1)
-        sampling = {
-            names.NUM_GROUPS_TRAINED: num_groups,
-            names.NUM_GROUPS_CARRIED_OVER: len(self.carried_over),
-            names.ENV_STEPS_PER_SECOND: self._sampled(NUM_ENV_STEPS_SAMPLED) / sampling_s,
-            names.TRAJECTORIES_PER_SECOND: self._sampled(names.NUM_TRAJECTORIES) / sampling_s,
-            names.MODEL_CALLS_PER_SECOND: self._sampled((NUM_MODULE_STEPS_SAMPLED, DEFAULT_MODULE_ID)) / sampling_s,
-        }
-        if staleness:
-            sampling |= {names.STALENESS_MEAN: float(np.mean(staleness)), names.STALENESS_MAX: max(staleness)}
-        if self._weights is not None:
-            sampling[names.WEIGHTS_BYTES] = self._weights.num_bytes
-        for name, value in sampling.items():
-            log((names.SAMPLING_RESULTS, name), value, window=1)
-        log(
-            (names.SAMPLING_RESULTS, names.NUM_ITERATIONS_WITHOUT_UPDATE),
-            int(num_groups == 0),
-            reduce="lifetime_sum",
-        )
-        if num_groups == 0:
-            logger.warning(
-                "No group with contrast in this iteration: no update. The policy may be (nearly) perfect or hopeless "
-                "on the training scenes; see env_runners/success_rate."
-            )
-
-    def _sampled(self, key: str | tuple[str, ...]) -> float:
-        path = (ENV_RUNNER_RESULTS, *((key,) if isinstance(key, str) else key))
-        return float(np.nan_to_num(self.metrics.peek(path, default=0)))  # NaN: nothing was sampled this time
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 

@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import ray
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rllib_vla import metrics as names
-from rllib_vla.algorithms.grpo import GRPO, GRPOConfig
 from rllib_vla.distributed.checkpointing import ShardCheckpoints
 from tests.rllib_vla.algorithms.stand_ins import make_loop, replace_object_store, train
 from tests.rllib_vla.toy import episodes_of, make_learner, make_runner, max_difference, toy_config, weights_of
@@ -158,15 +156,3 @@ def test_weights_that_are_loaded_alone_reach_the_runner(loop_of, monkeypatch):
     loop.env_runner_group._work()
     np.testing.assert_equal(runner.module.get_state(), loaded)
     assert train(loop)["learner"][names.RATIO_MAX_DEVIATION] < 1e-4
-
-
-@pytest.mark.parametrize(("max_staleness", "seconds"), [(0, 0.5), (1, 4.0)])
-def test_rates_count_the_time_in_which_runners_sample(max_staleness, seconds):
-    """Waiting for groups that were sampled ahead takes next to no time: steps per second of that would mean nothing."""
-    loop = object.__new__(GRPO)
-    loop.config = GRPOConfig().training(max_sampling_staleness=max_staleness)
-    loop.metrics = MetricsLogger(root=True)
-    loop.carried_over, loop._weights, loop._sampled = (), None, lambda key: 100.0
-    loop._log_iteration(staleness=[0], sample_s=0.5, update_s=3.0, sync_s=0.5)
-    for name in (names.ENV_STEPS_PER_SECOND, names.TRAJECTORIES_PER_SECOND, names.MODEL_CALLS_PER_SECOND):
-        assert loop.metrics.peek((names.SAMPLING_RESULTS, name)) == pytest.approx(100.0 / seconds)
