@@ -30,7 +30,7 @@ NUM_GROUPS_CARRIED_OVER = "num_groups_carried_over"
 NUM_GROUPS_STALE = "num_groups_stale"  # dropped because their weights were too old
 STALENESS_MEAN = "staleness_mean"  # updates between the weights that sampled a group and those it is trained on
 STALENESS_MAX = "staleness_max"
-WEIGHTS_BYTES = "weights_bytes"  # sent from the learner to the runners
+WEIGHTS_BYTES = "weights_bytes"  # sent to each runner; also under "learners/...", from sharded learners
 NUM_ITERATIONS_WITHOUT_UPDATE = "num_iterations_without_update"
 
 # --- under "learners/default_policy" -----------------------------------------------------------------------
@@ -45,7 +45,6 @@ IMPORTANCE_WEIGHT_CAPPED = "importance_weight_capped"  # share of the stale toke
 RATIO_MAX_DEVIATION = "ratio_max_deviation"  # max |ratio - 1| on the first minibatch after sampling
 NUM_NONFINITE_UPDATES = "num_nonfinite_updates"  # optimizer steps skipped for a non-finite loss or gradient
 WEIGHTS_GATHER_TIME = "weights_gather_s"  # sharded learners: collecting the weights for the environment runners
-WEIGHTS_BYTES = "weights_bytes"  # what then travels to each of them
 NUM_MICRO_BATCHES = "num_micro_batches"  # forward and backward passes per optimizer step
 MICRO_BATCH_FILL = "micro_batch_fill"  # tokens per pass, padding included, as a share of `micro_batch_tokens`
 
