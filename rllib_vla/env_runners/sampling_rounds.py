@@ -172,6 +172,19 @@ class SamplingRounds:
         """Waits for whatever is under way and drops its results."""
         self._fetch(for_all=True)
 
+    def forget_lost_requests(self) -> None:
+        """Gives up the requests of runners that are dead at the moment.
+
+        RLlib drops them from its own count, whichever call notices the death. So this has to be looked at after every
+        kind of call, before RLlib takes the restarted runner into service again.
+        """
+        alive = set(self._runners.healthy_env_runner_ids())
+        nothing_left = self._runners.num_in_flight_async_reqs(_TAG) == 0
+        for worker in [worker for worker in self._under_way if nothing_left or worker not in alive]:
+            lost = [request.group_id for share in self._under_way.pop(worker) for request in share]
+            if lost:
+                logger.warning(f"Environment runner {worker} is gone; groups {lost} are lost with it.")
+
     def _call(self, worker: int, share: list[GroupRequest], weights_seq_no: int) -> bool:
         num_sent = self._runners.foreach_env_runner_async(
             lambda env_runner: _sample(env_runner, share, weights_seq_no), tag=_TAG, remote_worker_ids=[worker]
@@ -193,19 +206,10 @@ class SamplingRounds:
                 if self._under_way[worker]:
                     self._under_way[worker].popleft()  # an actor answers in the order of its calls
                 results.append(result)
-            self._forget_lost_requests()
+            self.forget_lost_requests()
             if results and not for_all:
                 break
         return results
-
-    def _forget_lost_requests(self) -> None:
-        """Requests die with their runner. RLlib drops them from its own count, whoever notices the death first."""
-        alive = set(self._runners.healthy_env_runner_ids())
-        nothing_left = self._runners.num_in_flight_async_reqs(_TAG) == 0
-        for worker in [worker for worker in self._under_way if nothing_left or worker not in alive]:
-            lost = [request.group_id for share in self._under_way.pop(worker) for request in share]
-            if lost:
-                logger.warning(f"Environment runner {worker} is gone; groups {lost} are lost with it.")
 
     def _count_refusals(self, num_refusals: int) -> None:
         """A restarted runner refuses what waits in its queue until the weights arrive there, and nothing after."""

@@ -173,7 +173,9 @@ class GRPO(Algorithm):
             Success rate overall and per task, mean length, number of trajectories, seconds; see `docs/metrics.md`.
         """
         self._progress.start_phase("evaluate")
-        return evaluate_on_env_runners(self)
+        results = evaluate_on_env_runners(self)
+        self._rounds.forget_lost_requests()
+        return results
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 

@@ -2,8 +2,10 @@
 
 import pytest
 
+from rllib_vla.algorithms.grpo import GRPO, grpo
 from rllib_vla.env_runners import sampling_rounds
 from rllib_vla.env_runners.sampling_rounds import SamplingRounds
+from rllib_vla.logging.iteration_progress import IterationProgress
 from tests.rllib_vla.toy import requests
 
 
@@ -138,6 +140,23 @@ def test_a_death_that_somebody_else_noticed_is_noticed():
     group.calls = [call for call in group.calls if call[0] != 1]
     assert ids(rounds.wait(for_all=True).groups) == [1]
     assert rounds.requests_under_way() == []
+
+
+def test_a_death_during_an_evaluation_leaves_no_request_behind(monkeypatch):
+    """Runner 2 samples on all the time: that nothing is under way any more would never be seen."""
+    group = StandInGroup(StandIn(1), StandIn(2), in_flight=2)
+    rounds = rounds_of(group, max_staleness=1)
+    rounds.start(requests(2), 0)
+    algorithm = object.__new__(GRPO)
+    algorithm._rounds, algorithm._progress = rounds, IterationProgress(None)
+    monkeypatch.setattr(grpo, "evaluate_on_env_runners", lambda algorithm: group.die(1) or {"success_rate": 0.5})
+    assert algorithm.evaluate() == {"success_rate": 0.5}
+    group.healthy.add(1)  # what RLlib does at the beginning of the next iteration
+    assert [r.group_id for r in rounds.requests_under_way()] == [1]
+    rounds.start(requests(2, first=2), 0)
+    group.ready = {1}
+    assert ids(rounds.wait(for_all=False).groups) == [2]
+    assert [r.group_id for r in rounds.requests_under_way()] == [1, 3]
 
 
 def test_errors_stop_the_run_after_three_rounds_and_name_the_cause():
