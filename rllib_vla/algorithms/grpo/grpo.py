@@ -31,7 +31,7 @@ from ray.tune import PlacementGroupFactory
 from rllib_vla import metrics as names
 from rllib_vla.algorithms.grpo.grpo_config import GRPOConfig
 from rllib_vla.algorithms.grpo.iteration_metrics import PhaseTimes, log_iteration
-from rllib_vla.checkpoints import explained_write_errors, verify_checkpoint
+from rllib_vla.checkpoints import TrainingCheckpointError, explained_write_errors, verify_checkpoint
 from rllib_vla.distributed import offload
 from rllib_vla.distributed.checkpointing import ShardCheckpoints, local_storage_dir
 from rllib_vla.distributed.learner_failure import check_learners, update_learners
@@ -356,7 +356,8 @@ class GRPO(Algorithm):
         """Writes a complete checkpoint with its manifest.
 
         Args:
-            path: Folder, which must be on this machine or mounted; None: a new temporary one.
+            path: Folder; None: a new temporary one. Sharded learners cannot write to a cloud's storage, and what others
+                write there has no manifest.
             final_dir: Where Tune will copy it to, see `ShardCheckpoints.save`.
             **kwargs: As RLlib's method.
 
@@ -370,7 +371,10 @@ class GRPO(Algorithm):
         with explained_write_errors(path):
             path = super().save_to_path(path, **kwargs)
             check_learners(self.learner_group)  # RLlib does not look whether remote ones could save their state
-            self._shards.save(path, final_dir)
+            if Path(path).is_dir():
+                self._shards.save(path, final_dir)
+            elif self._shards.is_sharded:
+                raise TrainingCheckpointError(f"Sharded learners write to a folder that all of them share, not {path}")
         return path
 
     @override(Algorithm)
