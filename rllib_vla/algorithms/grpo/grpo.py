@@ -104,6 +104,7 @@ class GRPO(Algorithm):
         if shares_process(self.config):
             learner = self.learner_group._learner
             self.env_runner.adopt_module(learner.module[DEFAULT_MODULE_ID], learner.device)
+        self._take_turns(to_learner=False)
 
     @override(Algorithm)
     def step(self) -> dict[str, Any]:
@@ -401,6 +402,7 @@ class GRPO(Algorithm):
             lambda env_runner: env_runner.forget_weights_version(), local_env_runner=True, timeout_seconds=0.0
         )
         self._sync_weights()
+        self._take_turns(to_learner=False)
 
     @override(Algorithm)
     def cleanup(self) -> None:
