@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 
@@ -53,6 +54,16 @@ def test_a_parked_learner_has_no_gradients_and_wakes_with_its_weights(toy_policy
     assert max_difference(before, weights_of(learner)) == 0
     # The optimizer holds the very same parameter objects.
     assert [id(p) for p in learner.get_parameters(learner.module["default_policy"])] == identities
+
+
+@pytest.mark.usefixtures("process_group")
+def test_what_rests_in_host_memory_anyway_stays_there(toy_policy_dir):
+    """FSDP2 that off-loads to the CPU refuses to compute when its shards are somewhere else."""
+    config = toy_config(toy_policy_dir).learners(num_learners=1, parallelism="fsdp2", cpu_offload=True)
+    learner = make_learner(config)
+    learner._device = META
+    wake_learner(learner, with_weights=True)
+    assert not any(p.is_meta for p in learner.get_parameters(learner.module["default_policy"]))
 
 
 def test_before_the_first_sampling_and_after_restoring_the_learner_is_parked(toy_policy_dir, monkeypatch):
