@@ -30,7 +30,7 @@ NUM_GROUPS_CARRIED_OVER = "num_groups_carried_over"
 NUM_GROUPS_STALE = "num_groups_stale"  # dropped because their weights were too old
 STALENESS_MEAN = "staleness_mean"  # updates between the weights that sampled a group and those it is trained on
 STALENESS_MAX = "staleness_max"
-WEIGHTS_BYTES = "weights_bytes"  # to each runner; also under the learners where these are sharded
+WEIGHTS_BYTES = "weights_bytes"  # sent to each runner; also under "learners/...", from sharded learners
 NUM_ITERATIONS_WITHOUT_UPDATE = "num_iterations_without_update"
 
 # --- under "learners/default_policy" -----------------------------------------------------------------------

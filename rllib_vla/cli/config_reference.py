@@ -29,6 +29,8 @@ RLLIB_SETTINGS = {
     "sample_timeout_s": "How long a sampling round may take; null: as long as it wants.",
     "num_learners": "Learners in processes of their own; 0: one, in the algorithm's process.",
     "num_gpus_per_learner": "GPUs reserved for each of them.",
+    "evaluation_sample_timeout_s": "How long an evaluation may take; what is not back by then does not count. null: as "
+    "long as it wants.",
     "evaluation_interval": "Training iterations between evaluations; null: no evaluation.",
     "restart_failed_env_runners": "Replace environment runners that die.",
     "seed": "Determines scenes, sampling noise and the order of minibatches.",

@@ -37,9 +37,9 @@ class ShardWriter:
 
     def start(self, state: Mapping[str, torch.Tensor], directory: Path) -> None:
         """Copies `state` to host memory and begins to write it; waits for the write before this one."""
-        self.wait()
+        self._join()
         staged = {name: _to_host(tensor) for name, tensor in state.items()}
-        self._entries = {}
+        self._entries, self._error = {}, None
         self._thread = threading.Thread(target=self._write, args=(staged, directory), daemon=True)
         self._thread.start()
 
@@ -49,7 +49,7 @@ class ShardWriter:
         return self._thread is not None and self._thread.is_alive()
 
     def wait(self) -> dict[str, dict[str, int]]:
-        """Waits for the write under way.
+        """Waits for the write under way. The outcome stays until the next one begins: learners are asked repeatedly.
 
         Returns:
             Manifest entries of the files that this learner wrote last, by name.
@@ -57,13 +57,15 @@ class ShardWriter:
         Raises:
             TrainingCheckpointError: The write failed (for example on a full disk).
         """
+        self._join()
+        if self._error is not None:
+            raise self._error
+        return self._entries
+
+    def _join(self) -> None:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-        return self._entries
 
     def _write(self, staged: dict[str, torch.Tensor], directory: Path) -> None:
         try:

@@ -51,6 +51,9 @@ def move_optimizer_state(optimizer: torch.optim.Optimizer, device: torch.device)
 def _move_learner(learner: Learner, device: torch.device, *, with_weights: bool) -> None:
     for optimizer in learner._optimizer_parameters:
         optimizer.zero_grad(set_to_none=True)
+    if learner.config.cpu_offload:
+        return  # weights and moments rest in host memory anyway, and FSDP2 wants them there
+    for optimizer in learner._optimizer_parameters:
         move_optimizer_state(optimizer, device)
     if with_weights:
         _each_module(learner, lambda module: module.to(device))

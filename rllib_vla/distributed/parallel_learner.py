@@ -11,6 +11,7 @@ from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from torch.distributed.device_mesh import init_device_mesh
 
 from rllib_vla import metrics as names
@@ -138,6 +139,10 @@ class ParallelTorchLearner(TorchLearner):
 
     @override(Learner)
     def set_state(self, state) -> None:
+        if WEIGHTS_SEQ_NO in state:
+            # RLlib passes over weights that are not newer than its own, and a version number of 0: an older state must
+            # come back whole.
+            self._weights_seq_no = 0
         super().set_state(state)
         if _TORCH_STATE in state:
             own = state[_TORCH_STATE]

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import ray
+from ray.rllib.algorithms.utils import _get_main_process_bundle
 from ray.tune import PlacementGroupFactory
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -118,13 +119,27 @@ def simulator_strategy(config: GRPOConfig, worker_index: int, index: int):
     group = ray.util.get_current_placement_group()
     if group is None:
         return "SPREAD" if config.simulator_scheduling == SPREAD else "DEFAULT"
-    count = num_simulators(config)
-    specs = group.bundle_specs
-    if any(spec != {"CPU": config.num_cpus_per_simulator} for spec in specs[-count:]):
+    reserved, per_runner = reserved_bundles(config), config.get_pool_size().num_simulators
+    if len(reserved) != max(1, config.num_env_runners) * per_runner:
         return "DEFAULT"  # not the bundles of this file: `resources_per_trial`, or a placement group of the user's
-    position = max(0, worker_index - 1) * config.get_pool_size().num_simulators + index
     return PlacementGroupSchedulingStrategy(
         group,
-        placement_group_bundle_index=len(specs) - count + position,
+        placement_group_bundle_index=reserved[max(0, worker_index - 1) * per_runner + index],
         placement_group_capture_child_tasks=True,
     )
+
+
+def reserved_bundles(config: GRPOConfig) -> range:
+    """Returns the indices of the bundles that this trial has reserved for simulators; empty outside a trial.
+
+    They say how many simulators there are for as long as the trial runs: what `auto` would choose changes with the
+    nodes of the cluster.
+    """
+    group = ray.util.get_current_placement_group() if ray.is_initialized() else None
+    if group is None:
+        return range(0)
+    has_main_bundle = any(_get_main_process_bundle(config).values())  # Tune leaves out a first one that is empty
+    num_others = has_main_bundle + config.num_env_runners + (0 if shares_gpu(config) else config.num_learners)
+    reserved = range(num_others, len(group.bundle_specs))
+    are_ours = all(group.bundle_specs[i] == {"CPU": config.num_cpus_per_simulator} for i in reserved)
+    return reserved if are_ours and len(reserved) % max(1, config.num_env_runners) == 0 else range(0)

@@ -110,7 +110,8 @@ class GroupEnvRunner(EnvRunner, Checkpointable):
         lost: set[int] = set()
         members_of = {request.group_id: self._make_members(request) for request in requests}
         every_member = [member for members in members_of.values() for member in members]
-        for member in play(self.pool, every_member, lambda waiting: self._act(waiting, explore=True)):
+        needed = (member for member in every_member if not member.cancelled)  # of a lost group no more are started
+        for member in play(self.pool, needed, lambda waiting: self._act(waiting, explore=True)):
             group_id = member.request.group_id
             if member.error is not None and group_id not in lost:
                 lost.add(group_id)

@@ -39,9 +39,9 @@ class StoredGroup:
 class SampleResult:
     """What one environment runner returned for its share of a round."""
 
-    groups: list[tuple]
-    metrics: dict | None
-    is_stale: bool = False
+    groups: list[tuple] = field(default_factory=list)
+    metrics: dict | None = None
+    refused: list[GroupRequest] = field(default_factory=list)
     error: str | None = None
 
 
@@ -52,12 +52,12 @@ class Arrived:
     Attributes:
         groups: The groups that the runners kept.
         metrics: One entry per runner that sampled.
-        is_stale: A runner refused because it holds other weights than the request was made for.
+        refused: Requests of runners that hold other weights than these were made for: they need the present ones.
     """
 
     groups: list[StoredGroup] = field(default_factory=list)
     metrics: list[dict] = field(default_factory=list)
-    is_stale: bool = False
+    refused: list[GroupRequest] = field(default_factory=list)
 
 
 def _sample(
@@ -68,14 +68,14 @@ def _sample(
 ) -> SampleResult:
     """Runs on the environment runner. Errors are returned, not raised: RLlib would restart the runner silently."""
     if env_runner.weights_seq_no != weights_seq_no:
-        return SampleResult([], None, is_stale=True)
+        return SampleResult(refused=requests)
     try:
         groups = env_runner.sample_group_refs(requests, on_group)
         return SampleResult(groups, env_runner.get_metrics())
     except Exception as error:
         logger.exception("Sampling failed; the simulators are rebuilt.")
         env_runner.make_env()
-        return SampleResult([], None, error=f"{type(error).__name__}: {error}")
+        return SampleResult(error=f"{type(error).__name__}: {error}")
 
 
 class SamplingRounds:
@@ -103,6 +103,7 @@ class SamplingRounds:
         self._under_way: dict[int, deque[list[GroupRequest]]] = defaultdict(deque)  # runner -> shares, oldest first
         self._local_results: list[SampleResult] = []
         self._failed_waits = 0
+        self._num_refusals = 0
 
     @property
     def is_local(self) -> bool:
@@ -152,22 +153,37 @@ class SamplingRounds:
             for_all: Wait for everything that is under way; else for the first results.
 
         Raises:
-            RuntimeError: Nothing but failures, several times in a row.
+            RuntimeError: Nothing but failures, or refusals, several times in a row.
         """
         results = self._take_local() if self.is_local else self._fetch(for_all)
-        arrived = Arrived(is_stale=any(result.is_stale for result in results))
+        arrived = Arrived(refused=[request for result in results for request in result.refused])
         sampled = [result for result in results if result.metrics is not None]
         if sampled:
-            self._failed_waits = 0
+            self._failed_waits = self._num_refusals = 0
             arrived.metrics = [result.metrics for result in sampled]
             arrived.groups = [StoredGroup(*stored) for result in sampled for stored in result.groups]
-        elif not arrived.is_stale:
+        elif arrived.refused:
+            self._count_refusals(sum(bool(result.refused) for result in results))
+        else:
             self._handle_failure([result.error for result in results if result.error])
         return arrived
 
     def drop(self) -> None:
         """Waits for whatever is under way and drops its results."""
         self._fetch(for_all=True)
+
+    def forget_lost_requests(self) -> None:
+        """Gives up the requests of runners that are dead at the moment.
+
+        RLlib drops them from its own count, whichever call notices the death. So this has to be looked at after every
+        kind of call, before RLlib takes the restarted runner into service again.
+        """
+        alive = set(self._runners.healthy_env_runner_ids())
+        nothing_left = self._runners.num_in_flight_async_reqs(_TAG) == 0
+        for worker in [worker for worker in self._under_way if nothing_left or worker not in alive]:
+            lost = [request.group_id for share in self._under_way.pop(worker) for request in share]
+            if lost:
+                logger.warning(f"Environment runner {worker} is gone; groups {lost} are lost with it.")
 
     def _call(self, worker: int, share: list[GroupRequest], weights_seq_no: int) -> bool:
         num_sent = self._runners.foreach_env_runner_async(
@@ -190,19 +206,20 @@ class SamplingRounds:
                 if self._under_way[worker]:
                     self._under_way[worker].popleft()  # an actor answers in the order of its calls
                 results.append(result)
-            self._forget_lost_requests()
+            self.forget_lost_requests()
             if results and not for_all:
                 break
         return results
 
-    def _forget_lost_requests(self) -> None:
-        """Requests die with their runner. RLlib drops them from its own count, whoever notices the death first."""
-        alive = set(self._runners.healthy_env_runner_ids())
-        nothing_left = self._runners.num_in_flight_async_reqs(_TAG) == 0
-        for worker in [worker for worker in self._under_way if nothing_left or worker not in alive]:
-            lost = [request.group_id for share in self._under_way.pop(worker) for request in share]
-            if lost:
-                logger.warning(f"Environment runner {worker} is gone; groups {lost} are lost with it.")
+    def _count_refusals(self, num_refusals: int) -> None:
+        """A restarted runner refuses what waits in its queue until the weights arrive there, and nothing after."""
+        self._num_refusals += num_refusals
+        num_runners = max(1, self._runners.num_remote_env_runners())
+        if self._num_refusals > MAX_FAILED_ROUNDS * num_runners * (1 + self._max_staleness):
+            raise RuntimeError(
+                f"The environment runners refused {self._num_refusals} requests in a row: they do not take over the "
+                "learner's weights. The cause is in their logs (`worker-*.err` of Ray's session)."
+            )
 
     def _handle_failure(self, errors: list[str]) -> None:
         self._failed_waits += 1

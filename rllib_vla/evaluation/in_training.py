@@ -1,5 +1,6 @@
 """Greedy evaluation between training iterations, on the training runners and their simulators."""
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from rllib_vla.env_runners.group import GroupRequest
 from rllib_vla.evaluation.protocol import EvaluationProtocol
 from rllib_vla.evaluation.videos import write_filmstrip, write_video
 from rllib_vla.scene_keys import TASKS, UNSEEN_TASKS
+
+logger = logging.getLogger("ray.rllib")
 
 # Videos are made of one frame per action chunk; slow enough to see what happens.
 VIDEO_FPS = 5
@@ -28,8 +31,12 @@ class PlayedEpisode:
     frames: list[np.ndarray] | None
 
 
-def _play(env_runner, requests_of: dict[int, list[GroupRequest]], filmed: set[int]) -> list[PlayedEpisode]:
+def _play(
+    env_runner, requests_of: dict[int, list[GroupRequest]], filmed: set[int], weights_seq_no: int
+) -> list[PlayedEpisode]:
     """Runs on the environment runner; episodes that are lost to a simulator failure are left out."""
+    if env_runner.weights_seq_no != weights_seq_no:  # restarted a moment ago: it holds the initial weights
+        return []
     requests = requests_of.get(env_runner.worker_index, [])
     played = []
     for record in (False, True):
@@ -50,7 +57,8 @@ def evaluate_on_env_runners(algorithm) -> dict[str, Any]:
 
     Returns:
         Success rate overall (mean over tasks) and per task, mean trajectory length, number of trajectories, seconds;
-        with `unseen_tasks` in `env_config`, also the success rates of those and of the other tasks.
+        with `unseen_tasks` in `env_config`, also the success rates of those and of the other tasks. Episodes whose
+        simulator or runner failed, or was too slow for `evaluation_sample_timeout_s`, do not count.
     """
     start = time.perf_counter()
     cfg, group = algorithm.config, algorithm.env_runner_group
@@ -71,12 +79,18 @@ def evaluate_on_env_runners(algorithm) -> dict[str, Any]:
     requests_of = {worker: requests[i :: len(workers)] for i, worker in enumerate(workers)}
     # Spread over the episodes, so that every task is seen.
     filmed = set(np.linspace(0, len(requests) - 1, cfg.evaluation_num_videos).astype(int).tolist())
+    seq_no = algorithm.num_updates  # the function must not drag the algorithm along to a remote runner
     results = group.foreach_env_runner(
-        lambda env_runner: _play(env_runner, requests_of, filmed),
+        lambda env_runner: _play(env_runner, requests_of, filmed, seq_no),
         local_env_runner=is_local,
         timeout_seconds=cfg.evaluation_sample_timeout_s,
     )
     played = [episode for result in results for episode in result]
+    if len(played) < len(requests):
+        logger.warning(
+            f"Evaluation: {len(requests) - len(played)} of {len(requests)} episodes are missing: their simulator or "
+            "environment runner failed or did not answer within `evaluation_sample_timeout_s`."
+        )
     if algorithm.logdir is not None:
         _write_videos(played, Path(algorithm.logdir) / "videos" / f"iteration_{algorithm.evaluated_iteration:05d}")
     return _summarize(played, cfg.env_config.get(UNSEEN_TASKS) or []) | {

@@ -306,6 +306,8 @@ class RoboTwinEnv(ManipulationEnv):
     def _ensure_process(self) -> None:
         if self._process is not None and self._process.is_alive:
             return
+        if self._process is not None:
+            self._process.kill()  # it is gone, but not what it may have started
         view = make_view(self._checkout, self._assets)
         process = SimulatorProcess(
             child_command(self._python),

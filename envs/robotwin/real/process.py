@@ -165,13 +165,13 @@ class SimulatorProcess:
 
     def kill(self) -> None:
         """Ends the process and what it started, at once."""
-        if self.is_alive:
+        if self._channel is not None:  # once: later the number of the group may be somebody else's
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+                os.killpg(self._process.pid, signal.SIGKILL)  # also after its own end: what it started may live on
         self._process.wait()
         self._channel = None
         self._reader.join(timeout=1.0)
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+        for stream in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
                 stream.close()
 
@@ -194,6 +194,7 @@ class SimulatorProcess:
         return text if not lines else text + "\nIts standard error ends with:\n  " + "\n  ".join(lines)
 
     def _keep_stderr(self) -> None:
-        with contextlib.suppress(ValueError, OSError):  # closed by `kill`
-            for line in self._process.stderr:
+        # Closed here and not by `kill`, which would wait for the end of a read that is under way.
+        with contextlib.suppress(OSError), self._process.stderr as stderr:
+            for line in stderr:
                 self._lines.append(line.decode(errors="replace").rstrip())

@@ -12,9 +12,9 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -22,9 +22,7 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     LEARNER_RESULTS,
-    NUM_ENV_STEPS_SAMPLED,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
-    NUM_MODULE_STEPS_SAMPLED,
     SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
 )
@@ -32,7 +30,8 @@ from ray.tune import PlacementGroupFactory
 
 from rllib_vla import metrics as names
 from rllib_vla.algorithms.grpo.grpo_config import GRPOConfig
-from rllib_vla.checkpoints import explained_write_errors, verify_checkpoint
+from rllib_vla.algorithms.grpo.iteration_metrics import PhaseTimes, log_iteration
+from rllib_vla.checkpoints import TrainingCheckpointError, explained_write_errors, verify_checkpoint
 from rllib_vla.distributed import offload
 from rllib_vla.distributed.checkpointing import ShardCheckpoints, local_storage_dir
 from rllib_vla.distributed.learner_failure import check_learners, update_learners
@@ -105,6 +104,7 @@ class GRPO(Algorithm):
         if shares_process(self.config):
             learner = self.learner_group._learner
             self.env_runner.adopt_module(learner.module[DEFAULT_MODULE_ID], learner.device)
+        self._take_turns(to_learner=False)
 
     @override(Algorithm)
     def step(self) -> dict[str, Any]:
@@ -144,12 +144,19 @@ class GRPO(Algorithm):
         updated = time.perf_counter()
         if groups:
             self._sync_weights()
-        self._log_iteration(
+        log_iteration(
+            self.metrics,
+            PhaseTimes(sampled - start, updated - sampled, time.perf_counter() - updated),
             staleness=staleness,
-            sample_s=sampled - start,
-            update_s=updated - sampled,
-            sync_s=time.perf_counter() - updated,
+            num_carried_over=len(self.carried_over),
+            weights_bytes=self._weights.num_bytes if self._weights else None,
+            samples_ahead=self.config.max_sampling_staleness > 0,
         )
+        if not groups:
+            logger.warning(
+                "No group with contrast in this iteration: no update. The policy may be (nearly) perfect or hopeless "
+                "on the training scenes; see env_runners/success_rate."
+            )
 
     @property
     def evaluated_iteration(self) -> int:
@@ -167,7 +174,9 @@ class GRPO(Algorithm):
             Success rate overall and per task, mean length, number of trajectories, seconds; see `docs/metrics.md`.
         """
         self._progress.start_phase("evaluate")
-        return evaluate_on_env_runners(self)
+        results = evaluate_on_env_runners(self)
+        self._rounds.forget_lost_requests()
+        return results
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
@@ -179,10 +188,8 @@ class GRPO(Algorithm):
         pool, self.carried_over = self._available(fresh), deque()
         is_under_way = bool(self._rounds.requests_under_way())  # started before the last update
         rounds = int(is_under_way)
-        while len(pool) < target:
+        while len(pool) < target and (is_under_way or rounds < cfg.max_sampling_rounds):
             if not is_under_way:
-                if rounds == cfg.max_sampling_rounds:
-                    break
                 self._start_round()
                 rounds += 1
             arrived = self._take_in()
@@ -192,15 +199,13 @@ class GRPO(Algorithm):
             num_stale += num_late
             pool = self._available(pool + fresh)
             self._progress.groups_kept(len(pool))
-        self.carried_over.extend(pool[target:])
+        # Every learner gets the same number of groups, else their collective operations would not match.
+        num_learners = max(1, cfg.num_learners)
+        num_used = min(len(pool), target) // num_learners * num_learners
+        self.carried_over.extend(pool[num_used:])
         self.metrics.log_value((names.SAMPLING_RESULTS, names.NUM_SAMPLING_ROUNDS), rounds, window=1)
         self.metrics.log_value((names.SAMPLING_RESULTS, names.NUM_GROUPS_STALE), num_stale, window=1)
-        pool = pool[:target]
-        # Every learner gets the same number of groups, else their collective operations would not match.
-        per_learner = len(pool) // max(1, cfg.num_learners)
-        usable = per_learner * max(1, cfg.num_learners)
-        self.carried_over.extendleft(reversed(pool[usable:]))
-        return pool[:usable]
+        return pool[:num_used]
 
     def _start_round(self) -> bool:
         """Lets all environment runners collect groups side by side. Returns whether any of them was free."""
@@ -216,9 +221,10 @@ class GRPO(Algorithm):
         arrived = self._rounds.wait(for_all=self.config.max_sampling_staleness == 0)
         if arrived.metrics:
             self.metrics.aggregate(arrived.metrics, key=ENV_RUNNER_RESULTS)
-        if arrived.is_stale:
+        if arrived.refused:
             # A runner that was restarted between two calls holds the initial weights.
             self._sync_weights()
+            self.scene_sampler.give_back(sorted(arrived.refused, key=lambda request: request.group_id))
         return arrived
 
     def _sample_ahead(self) -> None:
@@ -312,43 +318,6 @@ class GRPO(Algorithm):
         ):
             self._sync_weights()
 
-    def _log_iteration(self, *, staleness: list[int], sample_s: float, update_s: float, sync_s: float) -> None:
-        log = self.metrics.log_value
-        num_groups = len(staleness)
-        for name, seconds in [
-            (names.TIME_SAMPLE, sample_s),
-            (names.TIME_UPDATE, update_s),
-            (names.TIME_SYNC, sync_s),
-        ]:
-            log((names.TIME_SPLIT, name), seconds, window=1)
-        sampling = {
-            names.NUM_GROUPS_TRAINED: num_groups,
-            names.NUM_GROUPS_CARRIED_OVER: len(self.carried_over),
-            names.ENV_STEPS_PER_SECOND: self._sampled(NUM_ENV_STEPS_SAMPLED) / sample_s,
-            names.TRAJECTORIES_PER_SECOND: self._sampled(names.NUM_TRAJECTORIES) / sample_s,
-            names.MODEL_CALLS_PER_SECOND: self._sampled((NUM_MODULE_STEPS_SAMPLED, DEFAULT_MODULE_ID)) / sample_s,
-        }
-        if staleness:
-            sampling |= {names.STALENESS_MEAN: float(np.mean(staleness)), names.STALENESS_MAX: max(staleness)}
-        if self._weights is not None:
-            sampling[names.WEIGHTS_BYTES] = self._weights.num_bytes
-        for name, value in sampling.items():
-            log((names.SAMPLING_RESULTS, name), value, window=1)
-        log(
-            (names.SAMPLING_RESULTS, names.NUM_ITERATIONS_WITHOUT_UPDATE),
-            int(num_groups == 0),
-            reduce="lifetime_sum",
-        )
-        if num_groups == 0:
-            logger.warning(
-                "No group with contrast in this iteration: no update. The policy may be (nearly) perfect or hopeless "
-                "on the training scenes; see env_runners/success_rate."
-            )
-
-    def _sampled(self, key: str | tuple[str, ...]) -> float:
-        path = (ENV_RUNNER_RESULTS, *((key,) if isinstance(key, str) else key))
-        return float(np.nan_to_num(self.metrics.peek(path, default=0)))  # NaN: nothing was sampled this time
-
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
     @override(Algorithm)
@@ -380,11 +349,34 @@ class GRPO(Algorithm):
 
     @override(Algorithm)
     def save_checkpoint(self, checkpoint_dir: str) -> None:
+        use_msgpack = self.config._use_msgpack_checkpoints
+        self.save_to_path(checkpoint_dir, use_msgpack=use_msgpack, final_dir=local_storage_dir(self._storage))
+
+    @override(Algorithm)
+    def save_to_path(self, path=None, *, final_dir: Path | None = None, **kwargs) -> str:
+        """Writes a complete checkpoint with its manifest.
+
+        Args:
+            path: Folder; None: a new temporary one. Sharded learners cannot write to a cloud's storage, and what others
+                write there has no manifest.
+            final_dir: Where Tune will copy it to, see `ShardCheckpoints.save`.
+            **kwargs: As RLlib's method.
+
+        Returns:
+            The folder.
+
+        Raises:
+            TrainingCheckpointError: It could not be written.
+        """
         check_learners(self.learner_group)
-        with explained_write_errors(checkpoint_dir):
-            super().save_checkpoint(checkpoint_dir)
+        with explained_write_errors(path):
+            path = super().save_to_path(path, **kwargs)
             check_learners(self.learner_group)  # RLlib does not look whether remote ones could save their state
-            self._shards.save(checkpoint_dir, local_storage_dir(self._storage))
+            if Path(path).is_dir():
+                self._shards.save(path, final_dir)
+            elif self._shards.is_sharded:
+                raise TrainingCheckpointError(f"Sharded learners write to a folder that all of them share, not {path}")
+        return path
 
     @override(Algorithm)
     def _report_class_trainable_checkpoint(self, checkpoint_dir, checkpoint_dict_or_path):
@@ -403,12 +395,14 @@ class GRPO(Algorithm):
     def restore_from_path(self, path, *args, **kwargs) -> None:
         super().restore_from_path(path, *args, **kwargs)
         self._shards.load(path)
+        self._weights = None  # published before; a part of a checkpoint changes them without their version number
         # Another run's checkpoint (population-based training) may have the version number that the runners hold
         # now, and yet other weights: they must take these over.
         self.env_runner_group.foreach_env_runner(
-            lambda env_runner: env_runner.forget_weights_version(), local_env_runner=True
+            lambda env_runner: env_runner.forget_weights_version(), local_env_runner=True, timeout_seconds=0.0
         )
         self._sync_weights()
+        self._take_turns(to_learner=False)
 
     @override(Algorithm)
     def cleanup(self) -> None:

@@ -2,35 +2,26 @@
 
 from typing import Any, Literal
 
-import gymnasium as gym
 from ray import tune
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
-from ray.rllib.algorithms.utils import _get_env_runner_bundles, _get_learner_bundles, _get_main_process_bundle
 from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
 from ray.rllib.connectors.learner import AddObservationsFromEpisodesToBatch
-from ray.rllib.connectors.module_to_env import NormalizeAndClipActions, UnBatchToIndividualItems
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
 
 import envs
-from envs.base import unknown_name
 from rllib_vla.algorithms.grpo.grpo_validation import check_settings
-from rllib_vla.connectors.env_to_module.add_sampling_noise import AddSamplingNoise
-from rllib_vla.connectors.env_to_module.process_observations import ProcessObservations
+from rllib_vla.algorithms.suite_config import SuiteConfig
 from rllib_vla.connectors.group.group_outcome_filter import GroupOutcomeFilter
-from rllib_vla.connectors.group.group_relative_advantages import (
-    GroupRelativeAdvantages,
-)
+from rllib_vla.connectors.group.group_relative_advantages import GroupRelativeAdvantages
 from rllib_vla.connectors.learner.add_token_weights import AddTokenWeights
-from rllib_vla.connectors.module_to_env.detokenize_actions import DetokenizeActions
 from rllib_vla.distributed.placement import resolve_gpu_shares
 from rllib_vla.env_runners.group_env_runner import GroupEnvRunner
-from rllib_vla.env_runners.pool_size import AUTO, PoolSize, available_resources, choose_pool_size
+from rllib_vla.env_runners.pool_size import AUTO
 from rllib_vla.model_path import resolve_model_path
-from rllib_vla.scene_keys import SCENE_KEYS, TASKS, TRAIN_SPLIT, UNSEEN_TASKS
 
 
-class GRPOConfig(AlgorithmConfig):
+class GRPOConfig(SuiteConfig):
     """Configuration of `GRPO`.
 
     .. code-block:: python
@@ -117,6 +108,7 @@ class GRPOConfig(AlgorithmConfig):
         self.num_env_runners = 0
         self.num_learners = 0
         self.sample_timeout_s = None
+        self.evaluation_sample_timeout_s = None
         self.create_local_env_runner = True
         # Connectors hold no state; asking for it after every iteration would wait for runners that sample ahead.
         self._dont_auto_sync_env_runner_states = True
@@ -206,8 +198,7 @@ class GRPOConfig(AlgorithmConfig):
                 together), `num_epochs`, `shuffle_batch_per_epoch`, ...
         """
         super().training(**kwargs)
-        settings = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
-        return self._set_provided(settings)
+        return self._set_provided(locals())
 
     @override(AlgorithmConfig)
     def env_runners(
@@ -239,8 +230,7 @@ class GRPOConfig(AlgorithmConfig):
             **kwargs: RLlib's own settings: `num_env_runners`, `num_gpus_per_env_runner`, `sample_timeout_s`, ...
         """
         super().env_runners(**kwargs)
-        settings = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
-        return self._set_provided(settings)
+        return self._set_provided(locals())
 
     @override(AlgorithmConfig)
     def resources(
@@ -265,8 +255,7 @@ class GRPOConfig(AlgorithmConfig):
             **kwargs: RLlib's own settings: `placement_strategy`, ...
         """
         super().resources(**kwargs)
-        settings = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
-        return self._set_provided(settings)
+        return self._set_provided(locals())
 
     @override(AlgorithmConfig)
     def rl_module(self, *, module_class: type | None = NotProvided, **kwargs) -> "GRPOConfig":
@@ -313,8 +302,7 @@ class GRPOConfig(AlgorithmConfig):
             **kwargs: RLlib's own settings: `num_learners`, `num_gpus_per_learner`, ...
         """
         super().learners(**kwargs)
-        settings = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
-        return self._set_provided(settings)
+        return self._set_provided(locals())
 
     @override(AlgorithmConfig)
     def evaluation(
@@ -337,12 +325,12 @@ class GRPOConfig(AlgorithmConfig):
             **kwargs: RLlib's own settings: `evaluation_interval`, ...
         """
         super().evaluation(**kwargs)
-        settings = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
-        return self._set_provided(settings)
+        return self._set_provided(locals())
 
-    def _set_provided(self, settings: dict[str, Any]) -> "GRPOConfig":
-        for name, value in settings.items():
-            if value is not NotProvided:
+    def _set_provided(self, arguments: dict[str, Any]) -> "GRPOConfig":
+        """Sets what the caller of one of the methods above has given; `arguments` are its local variables."""
+        for name, value in arguments.items():
+            if name not in ("self", "kwargs", "__class__") and value is not NotProvided:
                 setattr(self, name, value)
         return self
 
@@ -386,25 +374,6 @@ class GRPOConfig(AlgorithmConfig):
     def _model_config_auto_includes(self) -> dict[str, Any]:
         return super()._model_config_auto_includes | {"temperature": self.temperature}
 
-    @override(AlgorithmConfig)
-    def build_env_to_module_connector(self, env=None, spaces=None, device=None):
-        """Image chain and prompt, sampling noise, then RLlib's batching."""
-        pipeline = super().build_env_to_module_connector(env=env, spaces=spaces, device=device)
-        pipeline.prepend(AddSamplingNoise())
-        instructions = envs.list_instructions(self.env, self.get_simulator_config())
-        prompt_length = envs.get_suite(self.env).prompt_length
-        pipeline.prepend(ProcessObservations(instructions=instructions, prompt_length=prompt_length))
-        return pipeline
-
-    @override(AlgorithmConfig)
-    def build_module_to_env_connector(self, env=None, spaces=None):
-        """RLlib's unbatching, then tokens to actions; no unsquashing of what are not Box actions."""
-        pipeline = super().build_module_to_env_connector(env=env, spaces=spaces)
-        pipeline.remove(NormalizeAndClipActions)
-        libero_gripper = envs.get_suite(self.env).gripper_convention == "libero"
-        pipeline.insert_after(UnBatchToIndividualItems, DetokenizeActions(libero_gripper=libero_gripper))
-        return pipeline
-
     def build_group_connector(self) -> ConnectorPipelineV2:
         """Works on whole groups before any sharding: dynamic-sampling filter, then advantages."""
         pieces = []
@@ -430,57 +399,3 @@ class GRPOConfig(AlgorithmConfig):
     def needs_sharding(self) -> bool:
         """Whether settings ask for what only sharded learners can do."""
         return self.cpu_offload or self.get_master_dtype() != self._model_config.get("dtype", "float32")
-
-    def get_training_scenes(self) -> list[envs.Scene]:
-        """Returns the scenes that training draws from.
-
-        `env_config` chooses them: `tasks` (names; all), `train_split` ("train"; "reference" trains on the very states
-        that are evaluated, as the reference implementation does) and `unseen_tasks` (names; none), which are only
-        evaluated.
-
-        Raises:
-            ValueError: For a name that does not exist, or the held-out split.
-        """
-        split = self.env_config.get(TRAIN_SPLIT, "train")
-        if split == "eval":
-            raise ValueError("`env_config['train_split']` must not be 'eval', the states that are held out")
-        scenes = envs.list_scenes(self.env, split, self.env_config.get(TASKS), self.get_simulator_config())
-        unseen = self.env_config.get(UNSEEN_TASKS) or []
-        if isinstance(unseen, str):
-            raise ValueError(f"`env_config['unseen_tasks']` must be a list of names, is {unseen!r}")
-        names = dict.fromkeys(scene.task for scene in scenes)
-        for name in unseen:
-            if name not in names:
-                raise unknown_name("task in `env_config['unseen_tasks']`", name, names)
-        return [scene for scene in scenes if scene.task not in unseen]
-
-    def get_simulator_config(self) -> dict[str, Any]:
-        """Returns `env_config` without the keys that only choose scenes."""
-        return {key: value for key, value in self.env_config.items() if key not in SCENE_KEYS}
-
-    def get_pool_size(self) -> PoolSize:
-        """Returns how many simulators an environment runner has and how many trajectories each plays in turn."""
-        num_runners = max(1, self.num_env_runners)
-        num_groups = self.num_groups_per_sampling_round or self.num_groups_per_train_batch
-        bundles = [_get_main_process_bundle(self), *_get_env_runner_bundles(self), *_get_learner_bundles(self)]
-        num_cpus, memory_gb = available_resources()
-        num_envs_per_simulator = self.num_envs_per_simulator
-        memory_of_simulator = envs.memory_gb(self.env, self.env_config.get(TASKS), self.get_simulator_config())
-        if not envs.supports_snapshots(self.env):  # an environment for each trajectory
-            num_envs_per_simulator = 1 if num_envs_per_simulator in (AUTO, None) else num_envs_per_simulator
-            memory_of_simulator *= num_envs_per_simulator
-        return choose_pool_size(
-            self.num_simulators_per_env_runner,
-            num_envs_per_simulator,
-            num_runners=num_runners,
-            num_trajectories=-(-num_groups * self.group_size // num_runners),
-            num_cpus=num_cpus,
-            num_reserved_cpus=sum(bundle.get("CPU", 0) for bundle in bundles),
-            num_cpus_per_simulator=self.num_cpus_per_simulator,
-            memory_gb=memory_gb,
-            simulator_memory_gb=memory_of_simulator,
-        )
-
-    def get_environment_spaces(self) -> tuple[gym.Space, gym.Space]:
-        """Returns the suite's observation and action space (no simulator is started)."""
-        return envs.make_spaces(self.env, **self.get_simulator_config())

@@ -8,6 +8,7 @@ import pickle
 from collections import deque
 
 import ray
+from ray.rllib.utils.actor_manager import RemoteCallResults, ResultOrError
 from ray.rllib.utils.metrics import LEARNER_RESULTS
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
@@ -84,6 +85,11 @@ class LocalLearnerGroup:
     def update(self, *, episodes_refs, **kwargs):
         episodes = [episode for ref in episodes_refs for episode in ray.get(ref)]
         return [self._learner.update(episodes=episodes, **kwargs)]
+
+    def foreach_learner(self, func):
+        results = RemoteCallResults()
+        results.add_result(None, ResultOrError(result=func(self._learner)), None)
+        return results
 
 
 def make_loop(config) -> GRPO:

@@ -364,3 +364,20 @@ def test_with_lora_only_adapters_are_trained(toy_policy_dir, toy_groups):
     num_adapted = sum(array.size for array in module.get_state().values())
     assert sum(p.numel() for group in optimizer.param_groups for p in group["params"]) == num_adapted
     assert sum(moments["exp_avg"].numel() for moments in optimizer.state.values()) == num_adapted
+
+
+# --- state ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_older_state_comes_back_whole(toy_policy_dir, toy_groups):
+    """RLlib's learner takes over newer weights only, and keeps its version number at a state from before any update."""
+    learner = make_learner(toy_config(toy_policy_dir))
+    saved = []
+    for _ in range(3):
+        saved.append((learner.get_state(), weights_of(learner)))
+        update(learner, toy_groups[:2])
+    for version in (1, 0, 2):
+        state, weights = saved[version]
+        learner.set_state(state)
+        assert learner._weights_seq_no == version
+        assert max_difference(weights_of(learner), weights) == 0

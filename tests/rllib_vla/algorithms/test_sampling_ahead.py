@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import ray
+from ray.rllib.algorithms.algorithm import Algorithm
 
 from rllib_vla import metrics as names
+from rllib_vla.distributed.checkpointing import ShardCheckpoints
 from tests.rllib_vla.algorithms.stand_ins import make_loop, replace_object_store, train
 from tests.rllib_vla.toy import episodes_of, make_learner, make_runner, max_difference, toy_config, weights_of
 
@@ -134,5 +136,23 @@ def test_a_runner_that_was_restarted_gets_the_weights_before_it_samples(loop_of)
         {k: np.zeros_like(v) for k, v in loop.env_runner_group.runner.module.get_state().items()}
     )
     results = train(loop)
-    assert set(versions[-1].values()) == {1}
+    assert versions[-1] == {4: 1, 5: 1}  # the scenes that it refused are not passed over
     assert results["learner"][names.RATIO_MAX_DEVIATION] < 1e-4
+
+
+def test_weights_that_are_loaded_alone_reach_the_runner(loop_of, monkeypatch):
+    """`restore_from_path(path, component=...)` changes the learner's weights, not the number of updates."""
+    loop = loop_of()
+    train(loop)
+    learner, runner = loop.learner_group._learner, loop.env_runner_group.runner
+    loop._shards = ShardCheckpoints(loop.learner_group, is_async=False)
+    loaded = {name: array * 0.5 for name, array in learner.module["default_policy"].get_state().items()}
+
+    def restore_from_path(self, path, *, component):
+        learner.module["default_policy"].set_state(loaded)
+
+    monkeypatch.setattr(Algorithm, "restore_from_path", restore_from_path)
+    loop.restore_from_path("weights", component="learner_group/learner/rl_module/default_policy")
+    loop.env_runner_group._work()
+    np.testing.assert_equal(runner.module.get_state(), loaded)
+    assert train(loop)["learner"][names.RATIO_MAX_DEVIATION] < 1e-4

@@ -1,11 +1,14 @@
 """The algorithm's part, with learners that are only pretended."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.actor_manager import RemoteCallResults, ResultOrError
 
+from rllib_vla.algorithms.grpo import GRPO
 from rllib_vla.checkpoints import MANIFEST, SHARDS_DIR, TrainingCheckpointError, file_entry, verify_checkpoint
 from rllib_vla.distributed.checkpointing import ShardCheckpoints, local_storage_dir
 
@@ -155,3 +158,38 @@ def test_storage_that_is_no_directory_is_not_written_to():
     assert local_storage_dir(None) is None
     assert local_storage_dir(storage(pyarrow.fs.SubTreeFileSystem("bucket", pyarrow.fs.LocalFileSystem()))) is None
     assert str(local_storage_dir(storage(pyarrow.fs.LocalFileSystem()))) == "/runs/trial/checkpoint_000002"
+
+
+def algorithm_with(monkeypatch, *learners, makes_folder=True):
+    """A `GRPO` in a Tune trial of which `save_to_path` works."""
+
+    def save_to_path(self, path, **kwargs):
+        if makes_folder:
+            Path(path).mkdir()
+            Path(path, "algorithm_state.pkl").write_text("small")
+        return str(path)
+
+    monkeypatch.setattr(Algorithm, "save_to_path", save_to_path)
+    algorithm = object.__new__(GRPO)
+    algorithm._storage = SimpleNamespace(storage_filesystem=None)
+    algorithm.learner_group = SimpleNamespace(is_local=True)
+    algorithm._shards = ShardCheckpoints(make_group(*learners), is_async=True)
+    return algorithm
+
+
+def test_save_to_path_writes_everything_there(tmp_path, monkeypatch):
+    """RLlib's own way to save, without Tune; it used to leave out the shards, and with them the weights."""
+    algorithm = algorithm_with(monkeypatch, PretendedLearner(0), PretendedLearner(1))
+    path = algorithm.save_to_path(tmp_path / "mine")
+    verify_checkpoint(path)
+    assert len(json.loads(Path(path, MANIFEST).read_text())) == 3
+
+
+def test_only_whole_learners_save_to_a_clouds_storage(tmp_path, monkeypatch):
+    path = str(tmp_path / "bucket" / "checkpoint")
+    whole = algorithm_with(monkeypatch, PretendedLearner(0, is_sharded=False), makes_folder=False)
+    assert whole.save_to_path(path) == path
+    sharded = algorithm_with(monkeypatch, PretendedLearner(0), makes_folder=False)
+    with pytest.raises(TrainingCheckpointError, match="that all of them share"):
+        sharded.save_to_path(path)
+    assert not Path(path).exists()

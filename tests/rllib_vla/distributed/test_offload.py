@@ -1,7 +1,12 @@
 """Moving what is idle. The device "meta" stands for another one: what was moved there says so."""
 
-import torch
+from types import SimpleNamespace
 
+import pytest
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+
+from rllib_vla.algorithms.grpo import GRPO
 from rllib_vla.distributed.offload import move_optimizer_state, park_learner, wake_learner
 from tests.rllib_vla.toy import make_learner, max_difference, toy_config, weights_of
 
@@ -49,3 +54,32 @@ def test_a_parked_learner_has_no_gradients_and_wakes_with_its_weights(toy_policy
     assert max_difference(before, weights_of(learner)) == 0
     # The optimizer holds the very same parameter objects.
     assert [id(p) for p in learner.get_parameters(learner.module["default_policy"])] == identities
+
+
+@pytest.mark.usefixtures("process_group")
+def test_what_rests_in_host_memory_anyway_stays_there(toy_policy_dir):
+    """FSDP2 that off-loads to the CPU refuses to compute when its shards are somewhere else."""
+    config = toy_config(toy_policy_dir).learners(num_learners=1, parallelism="fsdp2", cpu_offload=True)
+    learner = make_learner(config)
+    learner._device = META
+    wake_learner(learner, with_weights=True)
+    assert not any(p.is_meta for p in learner.get_parameters(learner.module["default_policy"]))
+
+
+def test_before_the_first_sampling_and_after_restoring_the_learner_is_parked(toy_policy_dir, monkeypatch):
+    """Sampling comes first: what was built or loaded onto a shared GPU would be in the way, moments above all."""
+    config = toy_config(toy_policy_dir).learners(num_learners=1).env_runners(num_env_runners=1)
+    config.resources(offload_idle_model=True).validate()
+    moved = []
+    algorithm = object.__new__(GRPO)
+    algorithm.config, algorithm._logdir = config, None
+    algorithm.learner_group = SimpleNamespace(foreach_learner=lambda func, **kwargs: moved.append(func) or [])
+    algorithm.env_runner_group = SimpleNamespace(foreach_env_runner=lambda func, **kwargs: None)
+    algorithm._sync_weights = lambda: None
+    for method in ("setup", "restore_from_path"):
+        monkeypatch.setattr(Algorithm, method, lambda self, *args: None)
+    algorithm.setup(config)
+    assert moved[-1] is park_learner
+    moved.clear()
+    algorithm.restore_from_path("checkpoint")
+    assert moved == [park_learner]

@@ -1,8 +1,13 @@
 """Who gets which GPUs and CPUs. Nothing here starts Ray: requests are plain lists of bundles."""
 
-import pytest
+from types import SimpleNamespace
 
+import pytest
+import ray
+
+from rllib_vla.algorithms import suite_config
 from rllib_vla.algorithms.grpo import GRPO
+from rllib_vla.distributed.placement import simulator_strategy
 from tests.rllib_vla.toy import toy_config
 
 
@@ -73,6 +78,49 @@ def test_disaggregated_actors_have_their_own_gpus(toy_policy_dir):
 
 def test_spread(toy_policy_dir):
     assert requested(processes(toy_policy_dir, learners=0, runners=2, simulator_scheduling="spread"))[1] == "SPREAD"
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Ray with as many CPUs as `cluster.num_cpus`, and the placement group of a trial with `cluster.bundles`."""
+    cluster = SimpleNamespace(num_cpus=12, bundles=None)
+    monkeypatch.setattr(suite_config, "available_resources", lambda: (cluster.num_cpus, 1000.0))
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(
+        ray.util,
+        "get_current_placement_group",
+        lambda: None if cluster.bundles is None else SimpleNamespace(bundle_specs=cluster.bundles),
+    )
+    return cluster
+
+
+@pytest.mark.parametrize(("learners", "gpus", "first"), [(0, 0, 3), (1, 0, 4), (2, 1, 3)])
+def test_simulators_keep_their_bundles_when_the_cluster_shrinks(toy_policy_dir, cluster, learners, gpus, first):
+    """`auto` counts CPUs: a node that left must not send a restarted simulator to the bundle of another one."""
+    config = processes(toy_policy_dir, learners=learners, runners=2, gpus_per_learner=gpus)
+    config.env_runners(num_simulators_per_env_runner="auto", num_cpus_per_simulator=1)
+    bundles, _ = requested(config)
+    config.validate()
+    cluster.bundles = bundles
+    per_runner = (len(bundles) - first) // 2
+    before = config.get_pool_size()
+    assert per_runner == before.num_simulators > 2
+    for cluster.num_cpus in (12, 7, 40):
+        assert config.get_pool_size() == before
+        places = [
+            simulator_strategy(config, worker, index).placement_group_bundle_index
+            for worker in (1, 2)
+            for index in range(per_runner)
+        ]
+        assert places == list(range(first, len(bundles)))
+
+
+def test_bundles_of_somebody_elses_are_left_alone(toy_policy_dir, cluster):
+    config = processes(toy_policy_dir, learners=0, runners=1)
+    cluster.bundles = [{"CPU": 1}, {"CPU": 1}, {"CPU": 8}]
+    assert simulator_strategy(config, 1, 0) == "DEFAULT"
+    cluster.bundles = [{"CPU": 1}, {"CPU": 1}, {"CPU": 0.5}]  # room for one, and two are asked for
+    assert simulator_strategy(config, 1, 0) == "DEFAULT"
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,21 @@ def test_a_broken_scene_costs_its_group(toy_policy_dir):
     assert metrics[names.NUM_GROUPS] == len(groups)
 
 
+def test_members_of_a_lost_group_are_not_started(toy_policy_dir, monkeypatch):
+    config = toy_config(toy_policy_dir).env_runners(num_envs_per_simulator=1)
+    runner = make_runner(config.environment(SUITE, env_config={"fault": "raise", "fault_scene": 0}))
+    submit, starts = runner.pool.submit, []
+
+    def counting_submit(lane, requests, record_frames=False):
+        starts.extend(request for request in requests if request.scene is not None)
+        submit(lane, requests, record_frames)
+
+    monkeypatch.setattr(runner.pool, "submit", counting_submit)
+    assert runner.sample_groups(requests(1, size=4)) == []
+    assert len(starts) == 1
+    assert MetricsLogger.peek_results(runner.get_metrics())[names.NUM_SIMULATOR_FAILURES] == 1
+
+
 def test_nothing_but_failures_stops(toy_policy_dir):
     config = toy_config(toy_policy_dir).env_runners(max_consecutive_simulator_failures=3)
     config.environment(SUITE, env_config={"fault": "raise", "fault_scene": None})

@@ -57,7 +57,7 @@ def test_memory_is_that_of_the_container(monkeypatch, tmp_path):
 
 
 def test_algorithm_asks_for_as_many_cpus_as_its_pool_has_processes(toy_policy_dir, monkeypatch):
-    monkeypatch.setattr("rllib_vla.algorithms.grpo.grpo_config.available_resources", lambda: (12.0, 64.0))
+    monkeypatch.setattr("rllib_vla.algorithms.suite_config.available_resources", lambda: (12.0, 64.0))
     config = toy_config(toy_policy_dir, num_groups_per_train_batch=16).env_runners(
         num_env_runners=2, num_simulators_per_env_runner=AUTO, num_envs_per_simulator=None
     )
@@ -67,7 +67,7 @@ def test_algorithm_asks_for_as_many_cpus_as_its_pool_has_processes(toy_policy_di
 
 
 def test_suites_without_snapshots_play_one_trajectory_per_process(toy_policy_dir, monkeypatch):
-    monkeypatch.setattr("rllib_vla.algorithms.grpo.grpo_config.available_resources", lambda: (40.0, 20.0))
+    monkeypatch.setattr("rllib_vla.algorithms.suite_config.available_resources", lambda: (40.0, 20.0))
     config = toy_config(toy_policy_dir, num_groups_per_train_batch=16).environment(toy_suite.FLEETING_SUITE.name)
     config.env_runners(num_simulators_per_env_runner=AUTO, num_envs_per_simulator=AUTO).validate()
     assert config.get_pool_size() == PoolSize(14, 1)  # 0.5 GB and a model of 0.5 GB, of 14 GB

@@ -2,8 +2,10 @@
 
 import pytest
 
+from rllib_vla.algorithms.grpo import GRPO, grpo
 from rllib_vla.env_runners import sampling_rounds
 from rllib_vla.env_runners.sampling_rounds import SamplingRounds
+from rllib_vla.logging.iteration_progress import IterationProgress
 from tests.rllib_vla.toy import requests
 
 
@@ -82,7 +84,7 @@ def test_a_round_is_dealt_out_and_taken_in():
     arrived = rounds.wait(for_all=True)
     assert ids(arrived.groups) == [0, 1, 2, 3, 4]
     assert [m["runner"] for m in arrived.metrics] == [1, 2]
-    assert not arrived.is_stale
+    assert not arrived.refused
     assert rounds.requests_under_way() == []
 
 
@@ -117,7 +119,7 @@ def test_a_runner_with_other_weights_refuses():
     rounds = rounds_of(group)
     rounds.start(requests(2), 3)
     arrived = rounds.wait(for_all=True)
-    assert arrived.is_stale
+    assert [request.group_id for request in arrived.refused] == [0]
     assert [(g.group_id, g.weights_seq_no) for g in arrived.groups] == [(1, 3)]
 
 
@@ -140,6 +142,23 @@ def test_a_death_that_somebody_else_noticed_is_noticed():
     assert rounds.requests_under_way() == []
 
 
+def test_a_death_during_an_evaluation_leaves_no_request_behind(monkeypatch):
+    """Runner 2 samples on all the time: that nothing is under way any more would never be seen."""
+    group = StandInGroup(StandIn(1), StandIn(2), in_flight=2)
+    rounds = rounds_of(group, max_staleness=1)
+    rounds.start(requests(2), 0)
+    algorithm = object.__new__(GRPO)
+    algorithm._rounds, algorithm._progress = rounds, IterationProgress(None)
+    monkeypatch.setattr(grpo, "evaluate_on_env_runners", lambda algorithm: group.die(1) or {"success_rate": 0.5})
+    assert algorithm.evaluate() == {"success_rate": 0.5}
+    group.healthy.add(1)  # what RLlib does at the beginning of the next iteration
+    assert [r.group_id for r in rounds.requests_under_way()] == [1]
+    rounds.start(requests(2, first=2), 0)
+    group.ready = {1}
+    assert ids(rounds.wait(for_all=False).groups) == [2]
+    assert [r.group_id for r in rounds.requests_under_way()] == [1, 3]
+
+
 def test_errors_stop_the_run_after_three_rounds_and_name_the_cause():
     restored = []
     runner = StandIn(1, error=RuntimeError("no GL"))
@@ -152,6 +171,25 @@ def test_errors_stop_the_run_after_three_rounds_and_name_the_cause():
         rounds.wait(for_all=True)
     assert runner.rebuilt == 3
     assert len(restored) == 2
+
+
+def test_runners_that_never_take_over_the_weights_stop_the_run():
+    group = StandInGroup(StandIn(1, weights_seq_no=0), StandIn(2, weights_seq_no=0))
+    rounds = rounds_of(group)
+
+    def play_round():
+        rounds.start(requests(2), 3)
+        return rounds.wait(for_all=True)
+
+    for _ in range(sampling_rounds.MAX_FAILED_ROUNDS):
+        assert len(play_round().refused) == 2
+    group.runners[1].weights_seq_no = 3  # one success starts the count anew
+    assert ids(play_round().groups) == [0]
+    group.runners[1].weights_seq_no = 0
+    for _ in range(sampling_rounds.MAX_FAILED_ROUNDS):
+        play_round()
+    with pytest.raises(RuntimeError, match=r"refused 8 requests in a row.*do not take over"):
+        play_round()
 
 
 def test_one_success_starts_the_count_anew():

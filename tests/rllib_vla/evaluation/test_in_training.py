@@ -1,8 +1,10 @@
 import math
+from types import SimpleNamespace
 
 from envs import list_scenes
 from rllib_vla.env_runners.group import GroupRequest
-from rllib_vla.evaluation.in_training import PlayedEpisode, _summarize
+from rllib_vla.evaluation.in_training import PlayedEpisode, _summarize, evaluate_on_env_runners
+from tests.rllib_vla.toy import toy_config
 from tests.toy_suite import SUITE
 
 
@@ -21,3 +23,58 @@ def test_unseen_tasks_are_reported_apart():
     result = _summarize(episodes, ["go_right"])
     assert (result["seen_success_rate"], result["unseen_success_rate"], result["success_rate"]) == (1.0, 0.5, 0.75)
     assert math.isnan(_summarize([], ["go_right"])["unseen_success_rate"])
+
+
+class StandInRunner:
+    """Solves every scene with its newest weights, none with others."""
+
+    def __init__(self, worker_index, weights_seq_no):
+        self.worker_index, self.weights_seq_no = worker_index, weights_seq_no
+
+    def evaluate_scenes(self, requests, *, record_frames=False):
+        for request in requests:
+            solved = self.weights_seq_no == 3
+            yield SimpleNamespace(request=request, success=solved, num_control_steps=10, frames=None, error=None)
+
+
+class StandInGroup:
+    """What evaluation uses of RLlib's EnvRunnerGroup."""
+
+    def __init__(self, *runners):
+        self.runners = runners
+        self.timeout_s = "not asked"
+
+    def num_remote_env_runners(self):
+        return len(self.runners)
+
+    def healthy_env_runner_ids(self):
+        return [runner.worker_index for runner in self.runners]
+
+    def foreach_env_runner(self, func, *, local_env_runner, timeout_seconds):
+        assert not local_env_runner
+        self.timeout_s = timeout_seconds
+        return [func(runner) for runner in self.runners]
+
+
+def evaluate(policy_dir, group):
+    config = toy_config(policy_dir).evaluation(evaluation_num_scenes_per_task=4)
+    config.validate()
+    algorithm = SimpleNamespace(
+        config=config, env_runner_group=group, num_updates=3, logdir=None, ensure_current_weights=lambda: None
+    )
+    return evaluate_on_env_runners(algorithm)
+
+
+def test_runners_share_the_scenes_and_may_take_their_time(toy_policy_dir, caplog):
+    """RLlib gives an evaluation 120 s by default; a suite of real size takes many minutes."""
+    group = StandInGroup(StandInRunner(1, 3), StandInRunner(2, 3))
+    result = evaluate(toy_policy_dir, group)
+    assert group.timeout_s is None
+    assert (result["num_trajectories"], result["success_rate"]) == (8, 1.0)
+    assert "missing" not in caplog.text
+
+
+def test_a_runner_that_was_just_restarted_plays_nothing_with_its_initial_weights(toy_policy_dir, caplog):
+    result = evaluate(toy_policy_dir, StandInGroup(StandInRunner(1, 3), StandInRunner(2, 0)))
+    assert (result["num_trajectories"], result["success_rate"]) == (4, 1.0)
+    assert "4 of 8 episodes are missing" in caplog.text

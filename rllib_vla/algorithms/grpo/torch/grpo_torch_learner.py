@@ -86,6 +86,11 @@ class GRPOTorchLearner(ParallelTorchLearner, GRPOLearner):
 
     # --- minibatches ------------------------------------------------------------------------------------------------
 
+    @property
+    def version_before_update(self) -> int:
+        """Number of the weights that the present update starts from; `update` counts itself at its beginning."""
+        return self._weights_seq_no - 1
+
     @override(Learner)
     def update(self, *args, **kwargs):
         self._is_first_minibatch = True
@@ -151,7 +156,8 @@ class GRPOTorchLearner(ParallelTorchLearner, GRPOLearner):
         if world_size > 1:
             dist.all_reduce(normalizer)
         self._loss_scale = world_size / normalizer.clamp(min=1e-8)
-        self._sums = {}
+        self._sums: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # name -> weighted sum, sum of the weights
+        self._largest: dict[str, torch.Tensor] = {}
 
         for optimizer in self._optimizer_parameters:
             optimizer.zero_grad(set_to_none=True)
@@ -220,7 +226,7 @@ class GRPOTorchLearner(ParallelTorchLearner, GRPOLearner):
             dual_clip=config.dual_clip,
         )
         loss = token.policy_loss
-        is_fresh = batch[WEIGHTS_SEQ_NO] == self._weights_seq_no - 1  # `update` has raised the version already
+        is_fresh = batch[WEIGHTS_SEQ_NO] == self.version_before_update
         if PROXIMAL_LOGP in batch:
             importance = truncated_importance_weights(
                 old_logp, batch[Columns.ACTION_LOGP], config.importance_weight_cap
@@ -250,8 +256,8 @@ class GRPOTorchLearner(ParallelTorchLearner, GRPOLearner):
         if self._is_first_minibatch:
             # Carried-over groups were sampled by older weights.
             deviation = ((token.ratio.detach() - 1.0).abs() * mask * is_fresh.unsqueeze(-1)).max()
-            previous = self._sums.get(names.RATIO_MAX_DEVIATION, (deviation, None))[0]
-            self._sums[names.RATIO_MAX_DEVIATION] = (torch.maximum(previous, deviation), None)
+            previous = self._largest.get(names.RATIO_MAX_DEVIATION, deviation)
+            self._largest[names.RATIO_MAX_DEVIATION] = torch.maximum(previous, deviation)
         return (loss * weight).sum() * self._loss_scale
 
     # --- optimizer step and logging ---------------------------------------------------------------------------------
@@ -281,24 +287,22 @@ class GRPOTorchLearner(ParallelTorchLearner, GRPOLearner):
     def _add_up(self, name: str, values: torch.Tensor, weight: torch.Tensor) -> None:
         """Adds a micro-batch's share to the minibatch's mean of `values`."""
         values = values.detach().float()
-        total, count = self._sums.get(name, (0.0, 0.0))
-        self._sums[name] = (total + (values * weight).sum(), count + weight.float().sum())
+        total, sum_of_weights = self._sums.get(name, (0.0, 0.0))
+        self._sums[name] = (total + (values * weight).sum(), sum_of_weights + weight.float().sum())
 
     def _add_over_learners(self, total_loss: torch.Tensor, world_size: int) -> None:
         """Makes loss and metrics those of the whole minibatch, in place, so that they do not depend on its sharding."""
-        means = {name: sums for name, sums in self._sums.items() if sums[1] is not None}
-        flat = torch.stack([total_loss / world_size, *(value for sums in means.values() for value in sums)])
+        flat = torch.stack([total_loss / world_size, *(value for sums in self._sums.values() for value in sums)])
         dist.all_reduce(flat)
         total_loss.copy_(flat[0])
-        for i, name in enumerate(means):
+        for i, name in enumerate(self._sums):
             self._sums[name] = (flat[1 + 2 * i], flat[2 + 2 * i])
-        for largest, count in self._sums.values():
-            if count is None:
-                dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        for largest in self._largest.values():
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX)
 
     def _log_minibatch(self, module_id: ModuleID) -> None:
-        for name, (total, count) in self._sums.items():
-            if count is None:
-                self.metrics.log_value((module_id, name), float(total), window=1)
-            elif float(count) > 0:  # without stale tokens there is no mean over them
-                self.metrics.log_value((module_id, name), float(total / count.clamp(min=1e-8)), reduce="mean")
+        for name, (total, weight) in self._sums.items():
+            if float(weight) > 0:  # without stale tokens there is no mean over them
+                self.metrics.log_value((module_id, name), float(total / weight.clamp(min=1e-8)), reduce="mean")
+        for name, largest in self._largest.items():
+            self.metrics.log_value((module_id, name), float(largest), window=1)

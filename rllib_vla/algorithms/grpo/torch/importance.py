@@ -25,12 +25,12 @@ def add_proximal_logp(learner, module_id: str, rows: dict[str, Any]) -> None:
     With several learners all make the same number of passes, since a sharded model communicates in each.
 
     Args:
-        learner: The learner, whose version number `update` has already raised.
+        learner: The learner.
         module_id: The policy.
         rows: The learner's train batch on the CPU.
     """
     behaviour = rows[Columns.ACTION_LOGP]
-    stale = torch.nonzero(torch.as_tensor(rows[WEIGHTS_SEQ_NO]) < learner._weights_seq_no - 1).flatten()
+    stale = torch.nonzero(torch.as_tensor(rows[WEIGHTS_SEQ_NO]) < learner.version_before_update).flatten()
     proximal = behaviour.clone()
     size = learner.config.micro_batch_size or _DEFAULT_ROWS
     num_passes = -(-len(stale) // size)

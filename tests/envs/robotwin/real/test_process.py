@@ -72,6 +72,23 @@ def test_death_is_noticed_at_once(child, how, status):
         child.request(Message("echo"), PATIENCE_S)
 
 
+def test_what_a_dead_process_started_goes_with_it_and_holds_nobody_up(tmp_path):
+    """Its own child keeps the standard error open, on which nobody may wait then."""
+    code = (
+        "import pathlib, subprocess, os, sys\n"
+        f"child = subprocess.Popen(['sleep', '{PATIENCE_S}'], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)\n"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\n"
+        "os._exit(3)"
+    )
+    child = SimulatorProcess([sys.executable, "-c", code])
+    started = time.monotonic()
+    with pytest.raises(SimulatorDiedError, match="exit status 3"):
+        child.request(Message("start"), PATIENCE_S)
+    assert time.monotonic() - started < PATIENCE_S / 2
+    grandchild = Path("/proc", (tmp_path / "pid").read_text(), "stat")
+    assert not grandchild.exists() or grandchild.read_text().split()[2] == "Z"  # nobody may have reaped it yet
+
+
 def test_a_hanging_process_says_where_and_is_ended(child):
     child.start(Message("start"), PATIENCE_S)
     started = time.monotonic()
