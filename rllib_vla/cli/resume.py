@@ -16,6 +16,7 @@ from rllib_vla.cli.checkpoint_results import read_checkpoint_result
 from rllib_vla.cli.checkpoints import check_checkpoint, checkpoint_number, checkpoints_newest_first, find_trials
 from rllib_vla.cli.driver_hooks import is_met
 from rllib_vla.cli.problems import InputError, readable_path
+from rllib_vla.cli.run_record import recorded_stop
 from rllib_vla.logging.result_view import read_results
 
 _DAMAGED = ".damaged"
@@ -104,8 +105,13 @@ def find_experiment(storage_path: str, name: str) -> Path:
 
 
 def resume_config(experiment_dir: Path, stop: dict[str, Any]) -> ResumeConfig:
-    """Continues unfinished and failed trials, and finished ones if new stop criteria leave them something to do."""
+    """Continues unfinished and failed trials, and finished ones if new stop criteria leave them something to do.
+
+    Trials that a scheduler ended, before any criterion was met, stay as they are.
+    """
+    recorded = recorded_stop(experiment_dir)
     last_results = [results[-1] for trial in find_trials(experiment_dir) if (results := read_results(trial))]
-    more_to_do = any(not is_met(stop, result) for result in last_results)
+    finished = [result for result in last_results if result.get("done") and is_met(recorded, result)]
+    more_to_do = any(not is_met(stop, result) for result in finished)
     resume, skip = ResumeConfig.ResumeType.RESUME, ResumeConfig.ResumeType.SKIP
     return ResumeConfig(finished=resume if more_to_do else skip, unfinished=resume, errored=resume)

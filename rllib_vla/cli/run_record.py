@@ -7,6 +7,9 @@ import platform
 import subprocess
 from datetime import datetime
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from rllib_vla.cli.experiment import Experiment
 from rllib_vla.cli.resolved_settings import to_yaml
@@ -42,6 +45,15 @@ def write_record(text: str, directory: str) -> None:
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / EXPERIMENT_FILE).write_text(text)
+
+
+def recorded_stop(directory: Path) -> dict[str, Any]:
+    """Returns the stop criteria that an experiment was started with; none where there is no record."""
+    path = directory / EXPERIMENT_FILE
+    if not path.is_file():
+        return {}
+    (settings,) = yaml.safe_load(path.read_text()).values()
+    return settings.get("stop") or {}
 
 
 def _commit() -> str | None:
