@@ -225,7 +225,8 @@ def _best_evaluation_text(study: Study) -> str:
     if not found:
         return ""
     rate, iteration, trial = max(found, key=lambda item: item[:2])
-    return f"{rate:.3f} at iteration {iteration} of {trial.directory.name}; the highest of {len(found)}, so it flatters"
+    warning = f"; the highest of {len(found)}, so it flatters" if len(found) > 1 else ""
+    return f"{rate:.3f} at iteration {iteration} of {trial.directory.name}{warning}"
 
 
 def _checkpoint_text(configuration: Configuration) -> str:
