@@ -21,9 +21,10 @@ test: setup  ## the quick tests
 test-slow: setup  ## all tests, the slow ones too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-lint: setup  ## ruff check and format check
+lint: setup  ## ruff check and format check, types of the public surface
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: setup  ## apply ruff's fixes and formatting
 	$(BIN)/ruff check --fix .
@@ -64,4 +65,4 @@ tensorboard: setup  ## TensorBoard on all runs
 	$(BIN)/rllib board
 
 clean:  ## remove the virtual environment and caches; runs, checkpoints and demonstrations stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build *.egg-info

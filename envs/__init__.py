@@ -174,7 +174,7 @@ def list_scenes(
     ]
 
 
-def make_env(suite: str, **env_config) -> ManipulationEnv:
+def make_env(suite: str, **env_config: Any) -> ManipulationEnv:
     """Makes an environment that can play any scene of `suite`.
 
     Args:
@@ -248,7 +248,7 @@ def memory_gb(suite: str, tasks: list[str] | None = None, env_config: Mapping[st
     return process + sum(members[name].model_memory_gb for name, _ in models)
 
 
-def make_spaces(suite: str, **env_config) -> tuple[gym.Space, gym.Space]:
+def make_spaces(suite: str, **env_config: Any) -> tuple[gym.Space, gym.Space]:
     """Returns the observation and the action space of `make_env(suite, **env_config)`; no simulator is built."""
     key = (suite, repr(sorted(env_config.items())))
     if key not in _SPACES:

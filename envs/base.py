@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import string
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -132,7 +132,7 @@ class ObjectState:
     touched: bool
 
 
-class ManipulationEnv(gym.Env, abc.ABC):
+class ManipulationEnv(gym.Env[dict[str, Any], np.ndarray], abc.ABC):
     """A manipulation environment that executes whole action chunks.
 
     `step` takes up to `chunk_size` actions, ends at success or at the step limit of the task, and returns one
@@ -149,12 +149,18 @@ class ManipulationEnv(gym.Env, abc.ABC):
     states and frames, in whatever process and after whatever other episodes.
 
     Attributes:
+        CONFIG_KEYS: Names of the constructor's keyword arguments: the valid keys of `env_config`.
+        observation_space: Dict of `IMAGE`, `PROPRIO` and `INSTRUCTION`.
+        action_space: Box of a whole chunk, float32 ``[chunk_size, action_dim]``.
         chunk_size: Largest number of actions in one `step` call.
         action_dim: Number of dimensions of one action.
         supports_snapshots: Whether `save_state` and `load_state` work. Without them, one environment object plays one
             episode at a time, and every trajectory that is played at the same time needs an object of its own.
     """
 
+    CONFIG_KEYS: ClassVar[tuple[str, ...]]
+    observation_space: gym.spaces.Dict
+    action_space: gym.spaces.Box
     chunk_size: int
     action_dim: int
     supports_snapshots: bool = True
@@ -163,6 +169,10 @@ class ManipulationEnv(gym.Env, abc.ABC):
     @abc.abstractmethod
     def max_control_steps(self) -> int:
         """Step limit of the current scene's task, in control steps."""
+
+    def render(self) -> np.ndarray:  # type: ignore[override]  # gymnasium's own result type fits nothing
+        """Returns a video frame of the running episode, uint8 [H, W, 3]."""
+        raise NotImplementedError(f"{type(self).__name__} draws no video frames")
 
     def save_state(self) -> Any:
         """Returns a picklable snapshot of the running episode, independent of the environment object."""

@@ -48,7 +48,10 @@ def check_suite(suite: str, **env_config: Any) -> list[str]:
     try:
         problems += _check_declarations(env)
         scenes = [] if problems else [envs.list_scenes(suite, split, env_config=env_config) for split in SPLITS]
-        checks = [_check_reset, functools.partial(_check_scenes, _wordings(suite, env_config))]
+        checks: list[Callable[..., Iterator[str]]] = [
+            _check_reset,
+            functools.partial(_check_scenes, _wordings(suite, env_config)),
+        ]
         checks += [_check_step, _check_bad_chunks]
         if env.supports_snapshots:
             checks.append(_check_snapshots)
@@ -102,14 +105,18 @@ def _check_declarations(env: ManipulationEnv) -> Iterator[str]:
         yield f"observation_space must be a Dict of {IMAGE}, {PROPRIO} and {INSTRUCTION}"
         return
     image, proprio = space[IMAGE], space[PROPRIO]
-    if image.dtype != np.uint8 or len(image.shape) != 3 or image.shape[2] != 3:
-        yield f"observation_space[{IMAGE!r}] must be uint8 [H, W, 3], it is {image.dtype} {list(image.shape)}"
-    if proprio.dtype != np.float32 or len(proprio.shape) != 1:
-        yield f"observation_space[{PROPRIO!r}] must be float32 [P], it is {proprio.dtype} {list(proprio.shape)}"
+    if image.dtype != np.uint8 or len(_shape(image)) != 3 or _shape(image)[2] != 3:
+        yield f"observation_space[{IMAGE!r}] must be uint8 [H, W, 3], it is {image.dtype} {_shape(image)}"
+    if proprio.dtype != np.float32 or len(_shape(proprio)) != 1:
+        yield f"observation_space[{PROPRIO!r}] must be float32 [P], it is {proprio.dtype} {_shape(proprio)}"
     action = env.action_space
     if action.dtype != np.float32 or action.shape != (env.chunk_size, env.action_dim):
         wanted = f"float32 {[env.chunk_size, env.action_dim]} (chunk_size, action_dim)"
-        yield f"action_space must be {wanted}, it is {action.dtype} {list(action.shape)}"
+        yield f"action_space must be {wanted}, it is {action.dtype} {_shape(action)}"
+
+
+def _shape(space: gym.Space[Any]) -> list[int]:
+    return list(space.shape or ())  # spaces like Text and Dict have none
 
 
 def _check_reset(env: ManipulationEnv, train: list[Scene], held_out: list[Scene]) -> Iterator[str]:
@@ -128,7 +135,7 @@ def _check_reset(env: ManipulationEnv, train: list[Scene], held_out: list[Scene]
 def _check_scenes(
     wordings: dict[str, tuple[str, ...]] | None, env: ManipulationEnv, train: list[Scene], held_out: list[Scene]
 ) -> Iterator[str]:
-    seen = {}
+    seen: dict[tuple[str, bytes, bytes], Scene] = {}
     for scene in train[:_SCENES_COMPARED] + held_out[:_SCENES_COMPARED]:
         observation, _ = env.reset(options={"scene": scene})
         text = observation[INSTRUCTION]
@@ -164,7 +171,7 @@ def _check_step(env: ManipulationEnv, train: list[Scene], held_out: list[Scene])
             break
     if not done:
         yield "the episode did not end at max_control_steps"
-    frame = env.render()
+    frame: Any = env.render()
     if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         yield "render must return uint8 [H, W, 3]"
 

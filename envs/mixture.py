@@ -6,9 +6,10 @@ other; each is played by the environment of the suite it comes from.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsFloat, cast
 
 import gymnasium as gym
+import numpy as np
 
 from envs import base
 from envs.base import ManipulationEnv, ObjectState, Scene, Suite, unknown_name
@@ -68,14 +69,14 @@ class MixedEnv(ManipulationEnv):
             ):
                 if (ours.shape, ours.dtype) != (theirs.shape, theirs.dtype):
                     raise ValueError(
-                        f"{first_name!r} and {name!r} cannot be mixed: {what} have shape {list(ours.shape)} and "
-                        f"{list(theirs.shape)}"
+                        f"{first_name!r} and {name!r} cannot be mixed: {what} have shape "
+                        f"{list(ours.shape or ())} and {list(theirs.shape or ())}"
                     )
         self.chunk_size, self.action_dim = first.chunk_size, first.action_dim
         self.supports_snapshots = all(member.supports_snapshots for member in members.values())
         self.action_space = first.action_space
-        texts = [member.observation_space[base.INSTRUCTION] for member in members.values()]
-        characters = frozenset().union(*(text.character_set for text in texts))
+        texts = [cast(gym.spaces.Text, member.observation_space[base.INSTRUCTION]) for member in members.values()]
+        characters = frozenset[str]().union(*(text.character_set for text in texts))
         instruction = gym.spaces.Text(max(text.max_length for text in texts), charset=characters)
         self.observation_space = gym.spaces.Dict({**first.observation_space, base.INSTRUCTION: instruction})
 
@@ -83,7 +84,9 @@ class MixedEnv(ManipulationEnv):
     def max_control_steps(self) -> int:
         return self._playing().max_control_steps
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Starts an episode of `options["scene"]`; without it, of a scene drawn from a suite drawn at random."""
         super().reset(seed=seed)
         scene = (options or {}).get("scene")
@@ -91,13 +94,13 @@ class MixedEnv(ManipulationEnv):
             self._current = list(self._members.values())[int(self.np_random.integers(len(self._members)))]
         else:
             self._enter(scene)
-        return self._current.reset(seed=seed, options=options)
+        return self._playing().reset(seed=seed, options=options)
 
-    def step(self, chunk):
+    def step(self, chunk: np.ndarray) -> tuple[dict[str, Any], SupportsFloat, bool, bool, dict[str, Any]]:
         """Executes a chunk on the environment of the running episode."""
         return self._playing().step(chunk)
 
-    def render(self):
+    def render(self) -> np.ndarray:  # type: ignore[override]  # gymnasium's own result type fits nothing
         """Returns the running episode's video frame."""
         return self._playing().render()
 

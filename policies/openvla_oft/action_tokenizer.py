@@ -28,8 +28,8 @@ class ActionTokenizer:
     def encode(self, actions: ArrayLike) -> NDArray[np.int64]:
         """Bin indices of normalised actions of any shape; values outside [-1, 1] are clipped."""
         # Not cast to float64: a float32 value on a bin edge must fall on the side the reference puts it.
-        actions = np.clip(np.asarray(actions), -1.0, 1.0)
-        return (NUM_ACTION_BINS - np.digitize(actions, self.bins)).astype(np.int64)
+        clipped = np.clip(np.asarray(actions), -1.0, 1.0)
+        return (NUM_ACTION_BINS - np.digitize(clipped, self.bins)).astype(np.int64)
 
     def decode(self, bins: ArrayLike) -> NDArray[np.float64]:
         """Normalised actions (bin centres, |a| <= 0.9961) of bin indices of any shape."""

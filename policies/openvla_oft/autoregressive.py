@@ -45,15 +45,25 @@ class OpenVLA(OpenVLAOFT):
         key_mask = torch.arange(embeds.shape[1], device=embeds.device) <= positions[:, -1:]
         return self.bin_logits(self.language_model.model(embeds, key_mask, positions))
 
-    def full_logits(self, *args: Tensor, **inputs: Tensor) -> Tensor:
+    def full_logits(
+        self, images: Tensor, input_ids: Tensor, attention_mask: Tensor, proprio: Tensor | None = None
+    ) -> Tensor:
         """Not of this model. ValueError."""
         raise ValueError("the loss over the full vocabulary is of parallel decoding: use the one over the action bins")
 
     @torch.no_grad()
-    def generate(self, pick: Pick, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def generate(
+        self,
+        pick: Pick,
+        *,
+        images: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        proprio: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """See `OpenVLAOFT.generate`; `pick` is called for one token after the other."""
         llama, num_tokens = self.language_model.model, self.config.num_action_tokens
-        x, first = self._sequence(**inputs, following=inputs["input_ids"][:, :0])
+        x, first = self._sequence(images, input_ids, attention_mask, proprio, following=input_ids[:, :0])
         batch, length = x.shape[:2]
         total = length + num_tokens - 1
         rotary = rotary_table(total, llama.head_dim, llama.rope_theta, x)
@@ -69,7 +79,8 @@ class OpenVLA(OpenVLAOFT):
             x = layer(x, table, mask, None, (cache, where))
         x = llama.layers[-1](x, table, causal_mask(read, places), read, (caches[-1], where))
 
-        bins, logits = [], []
+        bins: list[Tensor] = []
+        logits: list[Tensor] = []
         for k in range(num_tokens):
             if k > 0:
                 read = read + 1

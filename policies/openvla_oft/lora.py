@@ -123,9 +123,8 @@ def add_lora(model: OpenVLAOFT, config: LoRAConfig) -> None:
         raise ValueError("the model has LoRA adapters already: merge them first")
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
-    for name in _target_layers(model, config):
-        layer = LoRALinear(model.get_submodule(name), config.rank, config.alpha / config.rank, generator)
-        _replace(model, name, layer)
+    for name, linear in _target_layers(model, config).items():
+        _replace(model, name, LoRALinear(linear, config.rank, config.alpha / config.rank, generator))
 
 
 def merge_lora(model: OpenVLAOFT) -> None:
@@ -141,14 +140,14 @@ def lora_state_dict(model: OpenVLAOFT) -> dict[str, Tensor]:
     return {key: value for key, value in model.state_dict().items() if key.endswith(LORA_SUFFIXES)}
 
 
-def _target_layers(model: OpenVLAOFT, config: LoRAConfig) -> list[str]:
+def _target_layers(model: OpenVLAOFT, config: LoRAConfig) -> dict[str, nn.Linear]:
     idle = {id(module) for part in model.idle_parts() for module in part.modules()}
     names = LINEAR_LAYERS if config.target == ALL_LINEAR else config.target
-    return [
-        name
+    return {
+        name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and name.rpartition(".")[2] in names and id(module) not in idle
-    ]
+    }
 
 
 def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:

@@ -134,12 +134,13 @@ class OpenVLAOFT(nn.Module):
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(1, 4, self.config.hidden_size, generator=generator).to(self.device, self.dtype)
         rotary = rotary_table(4, model.head_dim, model.rope_theta, x)
+        attention = model.layers[0].get_submodule("self_attn")
         for mask in model.masks(key_mask, torch.tensor([[1]], device=self.device)):
-            reference = model.layers[0].self_attn(x, rotary, mask)[:, 1]
+            reference = attention(x, rotary, mask)[:, 1]
             for changed in range(4):
                 other = x.clone()
                 other[:, changed] = -other[:, changed]
-                is_seen = not torch.equal(reference, model.layers[0].self_attn(other, rotary, mask)[:, 1])
+                is_seen = not torch.equal(reference, attention(other, rotary, mask)[:, 1])
                 if is_seen != (changed < (2 if model.causal else 3)):
                     wrong = {(2, True): "is not causal", (2, False): "is causal", (3, True): "sees padding"}
                     raise RuntimeError(f"attention {wrong.get((changed, is_seen), 'does not see what came before')}")
@@ -255,16 +256,24 @@ class OpenVLAOFT(nn.Module):
         first = self.config.first_action_id
         return F.linear(hidden, self.language_model.lm_head.weight[first : first + NUM_ACTION_BINS]).float()
 
-    def generate(self, pick: Pick, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def generate(
+        self,
+        pick: Pick,
+        *,
+        images: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        proprio: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Decides the tokens of a chunk.
 
         Args:
             pick: Called with logits ``[B, n, 256]`` of tokens ``first`` .. ``first + n - 1`` and `first`; returns
                 their bins ``[B, n]``.
-            **inputs: Arguments of `forward`.
+            images, input_ids, attention_mask, proprio: See `forward`.
 
         Returns:
             Bins ``[B, C·D] int64`` and the logits ``[B, C·D, 256] float32`` that they were picked from.
         """
-        logits = self(**inputs)
+        logits = self(images, input_ids, attention_mask, proprio)
         return pick(logits, 0), logits

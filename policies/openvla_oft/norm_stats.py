@@ -106,8 +106,8 @@ def resolve_unnorm_key(norm_stats: dict[str, Any], key: str | None) -> str:
 
 
 def compute_statistics(
-    actions: Sequence[ArrayLike],
-    proprio: Sequence[ArrayLike] | None = None,
+    actions: Sequence[NDArray[Any]],
+    proprio: Sequence[NDArray[Any]] | None = None,
     *,
     gripper_dims: Sequence[int] = (-1,),
 ) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from policies.openvla_oft.released import config_and_statistics
 from policies.openvla_oft.tokenization import PromptTokenizer, build_tokenizer
 
 Inputs = Mapping[str, Any]
+
+
+AnyNormalizer = TypeVar("AnyNormalizer", bound=Normalizer)
 
 
 def make_model(config: OpenVLAOFTConfig) -> OpenVLAOFT:
@@ -183,7 +186,7 @@ class OpenVLAOFTPolicy:
         """
         return self._normalizer(Normalizer, "action", self.config.action_dim)
 
-    def _normalizer(self, kind: type[Normalizer], part: str, dim: int) -> Normalizer:
+    def _normalizer(self, kind: type[AnyNormalizer], part: str, dim: int) -> AnyNormalizer:
         key = resolve_unnorm_key(self.norm_stats, self.unnorm_key)
         if part not in self.norm_stats[key]:
             raise CheckpointError(f"the statistics of {key!r} have no {part} part: use_proprio=False, or add it")

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from policies.openvla_oft.checkpoint import write_json
 from policies.openvla_oft.configuration import OpenVLAOFTConfig
-from policies.openvla_oft.image_chain import apply_chain, rotate_180
+from policies.openvla_oft.image_chain import Frame, apply_chain, rotate_180
 from policies.openvla_oft.norm_stats import ProprioNormalizer
 from policies.openvla_oft.tokenization import PromptTokenizer, build_tokenizer
 
@@ -73,13 +73,13 @@ class Processor:
         """
         if benchmark not in ("libero", "robotwin"):
             raise ValueError(f"benchmark must be 'libero' or 'robotwin', not {benchmark!r}")
-        raw = np.ascontiguousarray(raw)
-        if raw.ndim != 5:
-            raise ValueError(f"expected frames [B, n, H, W, 3], got shape {raw.shape}")
+        frames = np.ascontiguousarray(raw)
+        if frames.ndim != 5:
+            raise ValueError(f"expected frames [B, n, H, W, 3], got shape {frames.shape}")
         if benchmark == "libero":
-            raw = rotate_180(raw)
-        pictures = self._apply_chain(raw.reshape(-1, *raw.shape[2:]), benchmark)
-        return pictures.reshape(*raw.shape[:2], *pictures.shape[1:])
+            frames = rotate_180(frames)
+        pictures = self._apply_chain(frames.reshape(-1, *frames.shape[2:]), benchmark)
+        return pictures.reshape(*frames.shape[:2], *pictures.shape[1:])
 
     def __call__(
         self, images_u8: Any, instructions: Sequence[str], proprio: ArrayLike | None = None
@@ -138,7 +138,7 @@ class Processor:
             raise ValueError(f"this policy sees {n} images: pass prepared pictures [B, {n}, {size}, {size}, 3]")
         return self._apply_chain([np.ascontiguousarray(frame) for frame in images], self.config.image_chain)[:, None]
 
-    def _apply_chain(self, frames: Sequence[NDArray[np.uint8]], chain: str) -> NDArray[np.uint8]:
+    def _apply_chain(self, frames: Sequence[Frame] | Frame, chain: str) -> NDArray[np.uint8]:
         # A process that may use several cores for the model may use them for the frames as well.
         return apply_chain(frames, chain, self.config.image_size, num_threads=torch.get_num_threads())
 

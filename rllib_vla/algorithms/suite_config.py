@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.utils import _get_env_runner_bundles, _get_learner_bundles, _get_main_process_bundle
+from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
 from ray.rllib.connectors.module_to_env import NormalizeAndClipActions, UnBatchToIndividualItems
 from ray.rllib.utils.annotations import override
 
@@ -85,7 +86,9 @@ class SuiteConfig(AlgorithmConfig):
     # --- between simulators and policy --------------------------------------------------------------------------------
 
     @override(AlgorithmConfig)
-    def build_env_to_module_connector(self, env=None, spaces=None, device=None):
+    def build_env_to_module_connector(
+        self, env: gym.Env | None = None, spaces: dict[str, Any] | None = None, device: str | None = None
+    ) -> ConnectorPipelineV2:
         """Image chain and prompt, sampling noise, then RLlib's batching."""
         pipeline = super().build_env_to_module_connector(env=env, spaces=spaces, device=device)
         pipeline.prepend(AddSamplingNoise())
@@ -95,7 +98,9 @@ class SuiteConfig(AlgorithmConfig):
         return pipeline
 
     @override(AlgorithmConfig)
-    def build_module_to_env_connector(self, env=None, spaces=None):
+    def build_module_to_env_connector(
+        self, env: gym.Env | None = None, spaces: dict[str, Any] | None = None
+    ) -> ConnectorPipelineV2:
         """RLlib's unbatching, then tokens to actions; no unsquashing of what are not Box actions."""
         pipeline = super().build_module_to_env_connector(env=env, spaces=spaces)
         pipeline.remove(NormalizeAndClipActions)

@@ -5,12 +5,13 @@ into action chunks, and `Trajectory.observe` receives what the simulator answere
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from envs.base import Scene
 from rllib_vla.env_runners.simulator import Reply, Request
+from rllib_vla.env_runners.simulator_pool import ActorSimulatorPool, InProcessSimulatorPool, Lane
 
 
 class Trajectory(Protocol):
@@ -26,14 +27,17 @@ class Trajectory(Protocol):
         """Is told that its simulator was lost."""
 
 
+T = TypeVar("T", bound=Trajectory)
+
+
 def play(
-    pool,
-    trajectories: Iterable[Trajectory],
-    act: Callable[[list[Trajectory]], list[np.ndarray]],
+    pool: InProcessSimulatorPool | ActorSimulatorPool,
+    trajectories: Iterable[T],
+    act: Callable[[list[T]], list[np.ndarray]],
     *,
     record_frames: bool = False,
     object_states: bool = False,
-) -> Iterator[Trajectory]:
+) -> Iterator[T]:
     """Plays all `trajectories` and yields each one when it has ended, failed or been cancelled.
 
     A free slot takes the next trajectory at once, so that the pool stays full until the supply ends.
@@ -46,9 +50,9 @@ def play(
         object_states: Asks the simulators where the task's object is.
     """
     supply = iter(trajectories)
-    playing: dict = {lane: {} for lane in pool.lanes}  # lane -> slot -> trajectory
+    playing: dict[Lane, dict[int, T]] = {lane: {} for lane in pool.lanes}  # lane -> slot -> trajectory
 
-    def refill(lane) -> list[Request]:
+    def refill(lane: Lane) -> list[Request]:
         requests = []
         for slot in lane.slots:
             if slot not in playing[lane]:
@@ -61,7 +65,7 @@ def play(
 
     num_in_flight = 0
     # Slots are dealt out one per lane in turn: with few trajectories, all simulators get some.
-    starts: dict = {lane: [] for lane in pool.lanes}
+    starts: dict[Lane, list[Request]] = {lane: [] for lane in pool.lanes}
     for position in range(max(len(lane.slots) for lane in pool.lanes)):
         for lane in pool.lanes:
             if position < len(lane.slots) and (trajectory := next(supply, None)) is not None:
@@ -75,7 +79,8 @@ def play(
 
     try:
         while num_in_flight:
-            waiting, requests_of = [], {}  # [(lane, slot, trajectory)], lane -> requests
+            waiting: list[tuple[Lane, int, T]] = []
+            requests_of: dict[Lane, list[Request]] = {}
             for completed in pool.wait():
                 num_in_flight -= 1
                 lane, slots = completed.lane, playing[completed.lane]

@@ -77,7 +77,8 @@ class BatchedPolicy:
 
     def _picker(self, rows: Sequence[EvaluationTrajectory]) -> Pick:
         """How tokens are decided for these episodes."""
-        if self.temperature is None:
+        temperature = self.temperature
+        if temperature is None:
             return lambda logits, first: greedy(logits)
         noise = [
             sampling_uniforms(
@@ -92,7 +93,7 @@ class BatchedPolicy:
         uniforms = torch.from_numpy(np.stack(noise)).to(self.device)
 
         def pick(logits: torch.Tensor, first: int) -> torch.Tensor:
-            log_probs = log_probs_from_logits(logits, self.temperature)
+            log_probs = log_probs_from_logits(logits, temperature)
             return sample_by_inverse_cdf(log_probs, uniforms[:, first : first + logits.shape[1]])
 
         return pick

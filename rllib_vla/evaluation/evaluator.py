@@ -129,6 +129,7 @@ def simulator_pool(
     suite: str, env_config: dict[str, Any], num_simulators: int, slots_per_simulator: int
 ) -> Iterator[InProcessSimulatorPool | ActorSimulatorPool]:
     """A pool of simulators that is closed at the end: in this process (0 simulators), or Ray actors."""
+    pool: InProcessSimulatorPool | ActorSimulatorPool
     if num_simulators == 0:
         pool = InProcessSimulatorPool(suite, env_config, slots_per_simulator=slots_per_simulator)
     else:
@@ -149,7 +150,7 @@ def _choose(
         return finished
     if videos == "failed":
         return [(t, result) for t, result in finished if not result.success]
-    chosen: dict[str, list] = {}
+    chosen: dict[str, list[tuple[EvaluationTrajectory, EpisodeResult]]] = {}
     for t, result in sorted(finished, key=lambda pair: (pair[1].success, pair[0].position)):
         of_task = chosen.setdefault(t.scene.task, [])
         if len(of_task) < videos:
@@ -165,6 +166,7 @@ def _video_path(folder: Path, trajectory: EvaluationTrajectory, success: bool) -
 def _write_recording(folder: Path, trajectory: EvaluationTrajectory) -> None:
     """Writes the video and the filmstrip of a recorded episode; the video last, it stands for both."""
     path = _video_path(folder, trajectory, trajectory.success)
-    write_filmstrip(path.with_suffix(".png"), trajectory.frames)
+    frames = trajectory.frames or ()
+    write_filmstrip(path.with_suffix(".png"), frames)
     fps = frame_rate(trajectory.scene.suite) if trajectory.divisible_chunks else VIDEO_FPS
-    write_video(path, trajectory.frames, fps=fps)
+    write_video(path, frames, fps=fps)

@@ -144,7 +144,7 @@ class EvaluationReport:
 
     def _motion_lines(self) -> list[str]:
         """A table of how objects were transported in successful episodes."""
-        moved = [e for e in self.episodes if e.motion is not None]
+        moved = [(e, e.motion) for e in self.episodes if e.motion is not None]
         if not moved:
             return []
         lines = [
@@ -152,8 +152,8 @@ class EvaluationReport:
             "| task (successful episodes) | " + " | ".join(TRANSPORTS) + " |",
             "|---|" + "---:|" * len(TRANSPORTS),
         ]
-        for name in dict.fromkeys(e.task for e in moved):
-            won = [e.motion.transport for e in moved if e.task == name and e.success]
+        for name in dict.fromkeys(e.task for e, _ in moved):
+            won = [motion.transport for e, motion in moved if e.task == name and e.success]
             lines.append(f"| {name} ({len(won)}) | " + " | ".join(str(won.count(mode)) for mode in TRANSPORTS) + " |")
         return lines
 

@@ -41,7 +41,7 @@ class EvaluationTrajectory:
         self.position = position
         self.cancelled = False
         self.error: BaseException | None = None
-        self.observation: dict[str, Any] | None = None
+        self.observation: dict[str, Any] = {}  # empty before the start and after the end
         self.success = False
         self.num_control_steps = 0
         self.num_model_calls = 0
@@ -53,12 +53,12 @@ class EvaluationTrajectory:
 
     def observe(self, reply: Reply) -> None:
         """Takes in the simulator's answer to the start or to the last actions."""
-        self.observation = reply.observation
+        self.observation = reply.observation or {}
         self.success = reply.success
         self.num_control_steps += reply.num_control_steps
-        if self.frames is not None:
+        if self.frames is not None and reply.frame is not None:
             self.frames.append(reply.frame)
-        if self.object_states is not None:
+        if self.object_states is not None and reply.object_state is not None:
             self.object_states.append(reply.object_state)
 
     def fail(self, error: BaseException) -> None:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -62,6 +63,15 @@ class Rewords(toy_suite.ToyEnv):
         return super()._observe() | {"instruction": f"{words} {self._current.scene.task.replace('_', ' ')}"}
 
 
+class SpacesWithoutShape(toy_suite.ToyEnv):
+    """Declares the frame as a text and the action as a dict."""
+
+    def __init__(self):
+        super().__init__()
+        self.observation_space = gym.spaces.Dict({**self.observation_space, "image": gym.spaces.Text(9)})
+        self.action_space = gym.spaces.Dict({"arm": self.action_space})
+
+
 @pytest.fixture
 def broken(monkeypatch):
     """Returns the problems of the toy suite with another environment class, or with another record."""
@@ -92,6 +102,12 @@ def test_toy_suite_keeps_the_contract():
 )
 def test_broken_environments_are_named(broken, env, message):
     assert any(message in problem for problem in broken(env)), broken(env)
+
+
+def test_spaces_without_a_shape_are_named(broken):
+    found = "\n".join(broken(SpacesWithoutShape))
+    assert "observation_space['image'] must be uint8 [H, W, 3]" in found
+    assert "action_space must be float32" in found
 
 
 def test_broken_tables_are_named(broken, monkeypatch):

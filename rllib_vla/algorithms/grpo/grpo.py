@@ -11,12 +11,14 @@ high rollout temperature keep exploration alive. This file holds `GRPO`, the tra
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
@@ -26,6 +28,7 @@ from ray.rllib.utils.metrics import (
     SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
 )
+from ray.train._internal.session import _TrainingResult
 from ray.tune import PlacementGroupFactory
 
 from rllib_vla import metrics as names
@@ -44,6 +47,8 @@ from rllib_vla.logging.checkpoint_scores import with_flat_keys
 from rllib_vla.logging.iteration_progress import IterationProgress
 
 logger = logging.getLogger("ray.rllib")
+
+Components = str | Collection[str] | None  # names of parts of a checkpoint
 
 
 def _without_nan(results: dict[str, Any]) -> dict[str, Any]:
@@ -65,7 +70,7 @@ class GRPO(Algorithm):
 
     @classmethod
     @override(Algorithm)
-    def default_resource_request(cls, config):
+    def default_resource_request(cls, config: AlgorithmConfig | dict[str, Any]) -> PlacementGroupFactory:
         """Adds one bundle per simulator, and one for both where learner and runner share a GPU."""
         factory: PlacementGroupFactory = super().default_resource_request(config)
         cfg = cls.get_default_config().update_from_dict(config)
@@ -74,7 +79,7 @@ class GRPO(Algorithm):
 
     @classmethod
     @override(Algorithm)
-    def _should_create_evaluation_env_runners(cls, eval_config) -> bool:
+    def _should_create_evaluation_env_runners(cls, eval_config: AlgorithmConfig) -> bool:
         """Never: evaluation uses the training runners, whose simulators are idle during it anyway."""
         return False
 
@@ -167,7 +172,7 @@ class GRPO(Algorithm):
         return max(self.iteration, self._iteration_in_progress)
 
     @override(Algorithm)
-    def evaluate(self, parallel_train_future=None) -> dict[str, Any]:
+    def evaluate(self, parallel_train_future: ThreadPoolExecutor | None = None) -> dict[str, Any]:
         """Plays the evaluation scenes greedily on the training runners.
 
         Returns:
@@ -321,7 +326,9 @@ class GRPO(Algorithm):
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
     @override(Algorithm)
-    def get_state(self, components=None, *, not_components=None, **kwargs):
+    def get_state(
+        self, components: Components = None, *, not_components: Components = None, **kwargs: Any
+    ) -> dict[str, Any]:
         state = super().get_state(components, not_components=not_components, **kwargs)
         state["grpo"] = {
             "scene_sampler": self.scene_sampler.get_state(self._rounds.requests_under_way()),
@@ -335,7 +342,7 @@ class GRPO(Algorithm):
         return state
 
     @override(Algorithm)
-    def set_state(self, state) -> None:
+    def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
         self._iteration_in_progress = 0
         if "grpo" in state:
@@ -353,7 +360,7 @@ class GRPO(Algorithm):
         self.save_to_path(checkpoint_dir, use_msgpack=use_msgpack, final_dir=local_storage_dir(self._storage))
 
     @override(Algorithm)
-    def save_to_path(self, path=None, *, final_dir: Path | None = None, **kwargs) -> str:
+    def save_to_path(self, path: str | Path | None = None, *, final_dir: Path | None = None, **kwargs: Any) -> str:
         """Writes a complete checkpoint with its manifest.
 
         Args:
@@ -369,17 +376,21 @@ class GRPO(Algorithm):
             TrainingCheckpointError: It could not be written.
         """
         check_learners(self.learner_group)
-        with explained_write_errors(path):
-            path = super().save_to_path(path, **kwargs)
+        with explained_write_errors(path or "a temporary folder"):
+            folder: str = super().save_to_path(path, **kwargs)
             check_learners(self.learner_group)  # RLlib does not look whether remote ones could save their state
-            if Path(path).is_dir():
-                self._shards.save(path, final_dir)
+            if Path(folder).is_dir():
+                self._shards.save(folder, final_dir)
             elif self._shards.is_sharded:
-                raise TrainingCheckpointError(f"Sharded learners write to a folder that all of them share, not {path}")
-        return path
+                raise TrainingCheckpointError(
+                    f"Sharded learners write to a folder that all of them share, not {folder}"
+                )
+        return folder
 
     @override(Algorithm)
-    def _report_class_trainable_checkpoint(self, checkpoint_dir, checkpoint_dict_or_path):
+    def _report_class_trainable_checkpoint(
+        self, checkpoint_dir: str, checkpoint_dict_or_path: str | dict[str, Any]
+    ) -> _TrainingResult:
         # Tune copies it to its storage now.
         with explained_write_errors(checkpoint_dir if self._storage is None else self._storage.trial_fs_path):
             result = super()._report_class_trainable_checkpoint(checkpoint_dir, checkpoint_dict_or_path)
@@ -392,7 +403,7 @@ class GRPO(Algorithm):
         super().load_checkpoint(checkpoint_dir)
 
     @override(Algorithm)
-    def restore_from_path(self, path, *args, **kwargs) -> None:
+    def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
         super().restore_from_path(path, *args, **kwargs)
         self._shards.load(path)
         self._weights = None  # published before; a part of a checkpoint changes them without their version number

@@ -1,7 +1,8 @@
 """Settings of GRPO. Defaults are the paper's and its reference implementation's (LIBERO recipe)."""
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import gymnasium as gym
 from ray import tune
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
@@ -20,6 +21,10 @@ from rllib_vla.env_runners.group_env_runner import GroupEnvRunner
 from rllib_vla.env_runners.pool_size import AUTO
 from rllib_vla.model_path import resolve_model_path
 
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm import Algorithm
+    from ray.rllib.core.learner.learner import Learner
+
 
 class GRPOConfig(SuiteConfig):
     """Configuration of `GRPO`.
@@ -36,7 +41,7 @@ class GRPOConfig(SuiteConfig):
         print(algo.train()["env_runners"]["success_rate"])
     """
 
-    def __init__(self, algo_class=None):
+    def __init__(self, algo_class: "type[Algorithm] | None" = None) -> None:
         if algo_class is None:
             from rllib_vla.algorithms.grpo.grpo import GRPO
 
@@ -48,18 +53,18 @@ class GRPOConfig(SuiteConfig):
         self.temperature = 1.6
         self.group_size = 8
         self.num_groups_per_train_batch = 64
-        self.num_groups_per_sampling_round = None
+        self.num_groups_per_sampling_round: int | None = None
         self.max_sampling_rounds = 7
         self.max_group_staleness = 1
         self.max_sampling_staleness = 0
-        self.importance_weight_cap = 2.0
+        self.importance_weight_cap: float | None = 2.0
         self.dynamic_sampling = True
         self.success_rate_low = 0.1
         self.success_rate_high = 0.9
         # Objective.
         self.clip_param_low = 0.2
         self.clip_param_high = 0.28
-        self.dual_clip = None
+        self.dual_clip: float | None = None
         self.advantage_estimator = "grpo"
         self.advantage_epsilon = 1e-6
         self.loss_aggregation = "trajectory"
@@ -67,20 +72,20 @@ class GRPOConfig(SuiteConfig):
         self.entropy_coeff = 0.0
         # Optimizer.
         self.lr = 5e-6
-        self.grad_clip = 1.0
+        self.grad_clip: float | None = 1.0
         self.grad_clip_by = "global_norm"
         self.adam_betas = (0.9, 0.999)
         self.adam_epsilon = 1e-8
         self.weight_decay = 0.01
         self.minibatch_size = 128
         self.num_epochs = 1
-        self.micro_batch_size = 16
+        self.micro_batch_size: int | None = 16
         self.max_consecutive_nonfinite_updates = 5
-        self.micro_batch_tokens = None
+        self.micro_batch_tokens: int | None = None
         # Learners.
-        self.num_threads_for_update = None
+        self.num_threads_for_update: int | None = None
         self.parallelism = "auto"
-        self.master_dtype = None
+        self.master_dtype: str | None = None
         self.activation_checkpointing = False
         self.compile_blocks = False
         self.cpu_offload = False
@@ -90,14 +95,14 @@ class GRPOConfig(SuiteConfig):
         self.offload_idle_model = False
         self.simulator_scheduling = "pack"
         # Simulators.
-        self.num_simulators_per_env_runner = AUTO
-        self.num_envs_per_simulator = AUTO
+        self.num_simulators_per_env_runner: int | str | None = AUTO
+        self.num_envs_per_simulator: int | str | None = AUTO
         self.num_cpus_per_simulator = 1.0
         self.simulator_timeout_s = 60.0
         self.simulator_start_timeout_s = 300.0
         self.max_consecutive_simulator_failures = 8
         # Model.
-        self.module_class = None
+        self.module_class: type | None = None
         # Evaluation.
         self.evaluation_split = "eval"
         self.evaluation_num_scenes_per_task = 50
@@ -107,8 +112,8 @@ class GRPOConfig(SuiteConfig):
         self.env_runner_cls = GroupEnvRunner
         self.num_env_runners = 0
         self.num_learners = 0
-        self.sample_timeout_s = None
-        self.evaluation_sample_timeout_s = None
+        self.sample_timeout_s: float | None = None
+        self.evaluation_sample_timeout_s: float | None = None
         self.create_local_env_runner = True
         # Connectors hold no state; asking for it after every iteration would wait for runners that sample ahead.
         self._dont_auto_sync_env_runner_states = True
@@ -150,7 +155,7 @@ class GRPOConfig(SuiteConfig):
         micro_batch_size: int | None = NotProvided,
         micro_batch_tokens: int | None = NotProvided,
         max_consecutive_nonfinite_updates: int | None = NotProvided,
-        **kwargs,
+        **kwargs: Any,
     ) -> "GRPOConfig":
         """Sets what defines the training.
 
@@ -210,7 +215,7 @@ class GRPOConfig(SuiteConfig):
         simulator_timeout_s: float | None = NotProvided,
         simulator_start_timeout_s: float | None = NotProvided,
         max_consecutive_simulator_failures: int | None = NotProvided,
-        **kwargs,
+        **kwargs: Any,
     ) -> "GRPOConfig":
         """Sets how trajectories are collected.
 
@@ -239,7 +244,7 @@ class GRPOConfig(SuiteConfig):
         placement: Literal["collocated", "disaggregated"] | None = NotProvided,
         offload_idle_model: bool | None = NotProvided,
         simulator_scheduling: Literal["pack", "spread"] | None = NotProvided,
-        **kwargs,
+        **kwargs: Any,
     ) -> "GRPOConfig":
         """Sets who shares what hardware.
 
@@ -258,7 +263,7 @@ class GRPOConfig(SuiteConfig):
         return self._set_provided(locals())
 
     @override(AlgorithmConfig)
-    def rl_module(self, *, module_class: type | None = NotProvided, **kwargs) -> "GRPOConfig":
+    def rl_module(self, *, module_class: type | None = NotProvided, **kwargs: Any) -> "GRPOConfig":
         """Sets the model.
 
         Args:
@@ -280,7 +285,7 @@ class GRPOConfig(SuiteConfig):
         compile_blocks: bool | None = NotProvided,
         cpu_offload: bool | None = NotProvided,
         async_checkpoints: bool | None = NotProvided,
-        **kwargs,
+        **kwargs: Any,
     ) -> "GRPOConfig":
         """Sets how the learners run; `docs/scale.md` has the arithmetic of memory.
 
@@ -312,7 +317,7 @@ class GRPOConfig(SuiteConfig):
         evaluation_num_scenes_per_task: int | None = NotProvided,
         evaluation_num_videos: int | None = NotProvided,
         evaluate_at_start: bool | None = NotProvided,
-        **kwargs,
+        **kwargs: Any,
     ) -> "GRPOConfig":
         """Sets the greedy evaluation during training.
 
@@ -358,7 +363,7 @@ class GRPOConfig(SuiteConfig):
     # --- what RLlib builds from the settings ----------------------------------------------------------------------
 
     @override(AlgorithmConfig)
-    def get_default_learner_class(self):
+    def get_default_learner_class(self) -> "type[Learner]":
         from rllib_vla.algorithms.grpo.torch.grpo_torch_learner import GRPOTorchLearner
 
         return GRPOTorchLearner
@@ -383,7 +388,12 @@ class GRPOConfig(SuiteConfig):
         return ConnectorPipelineV2(connectors=pieces)
 
     @override(AlgorithmConfig)
-    def build_learner_connector(self, input_observation_space, input_action_space, device=None):
+    def build_learner_connector(
+        self,
+        input_observation_space: gym.Space | None,
+        input_action_space: gym.Space | None,
+        device: str | None = None,
+    ) -> ConnectorPipelineV2:
         """Token weights, then RLlib's episodes-to-batch conversion. The batch stays on the CPU."""
         pipeline = super().build_learner_connector(input_observation_space, input_action_space, device="cpu")
         pipeline.insert_before(
