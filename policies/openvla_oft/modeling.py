@@ -275,5 +275,5 @@ class OpenVLAOFT(nn.Module):
         Returns:
             Bins ``[B, C·D] int64`` and the logits ``[B, C·D, 256] float32`` that they were picked from.
         """
-        logits = self(images, input_ids, attention_mask, proprio)
+        logits = self(images=images, input_ids=input_ids, attention_mask=attention_mask, proprio=proprio)
         return pick(logits, 0), logits
