@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from rllib_vla.atomic_file import write_text_atomically
 from rllib_vla.cli.experiment import Experiment
 from rllib_vla.cli.resolved_settings import to_yaml
 from rllib_vla.model_path import PROJECT_ROOT
@@ -44,7 +45,7 @@ def write_record(text: str, directory: str) -> None:
     if "://" not in directory:
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / EXPERIMENT_FILE).write_text(text)
+        write_text_atomically(folder / EXPERIMENT_FILE, text)
 
 
 def recorded_stop(directory: Path) -> dict[str, Any]:
