@@ -30,6 +30,7 @@ BENCHMARKS = {
     "rollout": "benchmarks.rollout",
     "weight_sync": "benchmarks.weight_sync",
     "pipelining": "benchmarks.pipelining",
+    "gpu": "benchmarks.gpu",
     "plan_accuracy": "benchmarks.plan_accuracy",
     "recovery": "benchmarks.recovery",
     "overhead": "benchmarks.overhead",

@@ -37,7 +37,7 @@ def action_logits(model: OpenVLAOFT, images: Tensor, input_ids: Tensor, attentio
     """What `model(...)` returns, ``[B, C*D, 256] float32``, cut out of the logits of all positions and ids."""
     embeds, num_real, first = model.multimodal_embeds(images, input_ids, attention_mask)
     backbone = model.language_model.model
-    index = torch.arange(embeds.shape[1])
+    index = torch.arange(embeds.shape[1], device=embeds.device)
     mask = (index < num_real.unsqueeze(1))[:, None, None, :]
     rotary = rotary_table(embeds.shape[1], backbone.head_dim, backbone.rope_theta, embeds)
     hidden = embeds

@@ -1,0 +1,186 @@
+"""The 7B policy on one GPU: sampling calls and updates, time and memory beside what `rllib plan` says.
+
+Random weights, bfloat16. A model call has 256 patches, 32 prompt tokens and 56 action tokens. Sampling is timed against
+one call per member, and against the straightforward implementation of the same network (every ViT block, logits of all
+positions over the whole vocabulary). An update is the forward and backward pass of a micro-batch, without the
+optimizer's step. Memory is the peak above weights and gradients; rates are counted arithmetic over measured time.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import straightforward
+from benchmarks.measure import Figure, NotAvailableError, Variant, compare
+from policies.openvla_oft import OpenVLAOFT, OpenVLAOFTConfig
+from policies.openvla_oft.sampling import gather, log_probs_from_logits, sample
+from rllib_vla.cli import plan_model, plan_time
+from rllib_vla.distributed.parallelize import Parallelism, parallelize
+from rllib_vla.rl_modules.openvla_oft_rl_module import choose_trained_parts
+
+TEMPERATURE = 1.6
+PROMPT_LENGTH = 32
+SAMPLING_ROWS = (4, 16, 64)
+MICRO_BATCH_ROWS = 8
+_BFLOAT16 = {"dtype": "bfloat16"}
+LORA = {"lora": {"rank": 32, "alpha": 32}}
+# name -> trained parts, activations recomputed
+UPDATES: dict[str, tuple[dict[str, Any], bool]] = {
+    "all parameters": ({}, False),
+    "all parameters, recomputed": ({}, True),
+    "LoRA r 32": (LORA, False),
+    "LoRA r 32, recomputed": (LORA, True),
+}
+
+Batch = dict[str, Tensor]
+
+
+def run(quick: bool) -> list[Figure]:
+    """Returns time, memory and rates.
+
+    Raises:
+        NotAvailableError: Without a GPU that PyTorch can use.
+    """
+    if not torch.cuda.is_available():
+        raise NotAvailableError("PyTorch sees no GPU.")
+    preset, rounds = ("small", 1) if quick else ("7b", 5)
+    torch.manual_seed(0)
+    model = make_model(OpenVLAOFTConfig.preset(preset))
+    return _sampling(model, rounds) + _updates(model, rounds)
+
+
+def make_model(config: OpenVLAOFTConfig) -> OpenVLAOFT:
+    """Returns a model with random weights in bfloat16 on the GPU."""
+    with torch.device("cuda"):
+        return OpenVLAOFT(config).to(torch.bfloat16)
+
+
+def make_batch(config: OpenVLAOFTConfig, num_rows: int) -> Batch:
+    """Returns random pictures and prompts without padding, on the GPU."""
+    shape = (num_rows, config.num_images, config.image_size, config.image_size, 3)
+    ids = torch.randint(1, config.first_action_id, (num_rows, PROMPT_LENGTH), device="cuda")
+    return {
+        "images": torch.randint(0, 256, shape, dtype=torch.uint8, device="cuda"),
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids, dtype=torch.bool),
+    }
+
+
+def sample_tokens(model: OpenVLAOFT, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Draws tokens and keeps their log-probabilities, ``[B, N]`` each."""
+    with torch.no_grad():
+        return sample(model(**batch), TEMPERATURE)
+
+
+def sample_straightforward(model: OpenVLAOFT, batch: Batch) -> Tensor:
+    """Draws tokens ``[B, N]``."""
+    with torch.no_grad():
+        probs = (straightforward.action_logits(model, **batch) / TEMPERATURE).softmax(dim=-1)
+        return torch.multinomial(probs.flatten(0, 1), 1).view(probs.shape[:2])
+
+
+def update(model: OpenVLAOFT, batch: Batch, bins: Tensor) -> None:
+    """Adds the gradients of a micro-batch to those of `model`."""
+    log_probs = log_probs_from_logits(model(**batch), TEMPERATURE)
+    gather(log_probs, bins).mean(dim=1).sum().backward()
+
+
+def _sampling(model: OpenVLAOFT, rounds: int) -> list[Figure]:
+    num_rows = max(SAMPLING_ROWS)
+    batch = make_batch(model.config, num_rows)
+    plain = straightforward.make_straightforward(_with_same_weights(model))
+
+    def in_calls_of(call: Callable, model: OpenVLAOFT, size: int) -> Callable[[], None]:
+        columns = {name: column.split(size) for name, column in batch.items()}
+        parts = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        return _finished(lambda: [call(model, part) for part in parts])
+
+    figures = compare(
+        [
+            Variant("a call per member", in_calls_of(sample_tokens, model, 1)),
+            *(Variant(f"sampling, {n} at a time", in_calls_of(sample_tokens, model, n)) for n in SAMPLING_ROWS),
+        ],
+        rounds=rounds,
+        amount=num_rows,
+    )
+    in_one = figures[-1]
+    names = f"straightforward sampling, {num_rows} at a time", in_one.what
+    figures += compare(
+        [
+            Variant(names[0], in_calls_of(sample_straightforward, plain, num_rows)),
+            Variant(names[1], in_calls_of(sample_tokens, model, num_rows)),
+        ],
+        rounds=rounds,
+        amount=num_rows,
+    )
+    memory = [_peak_megabytes(lambda: sample_straightforward(plain, batch))]
+    memory.append(_peak_megabytes(lambda: sample_tokens(model, batch)))
+    figures.append(_share(names[1], memory[1], names[0], memory[0], "MB"))
+    planned = plan_model.measure_sampling(plan_model.build_model(model.config, _BFLOAT16), num_rows, PROMPT_LENGTH)
+    return figures + _beside_plan(names[1], planned, memory[1], in_one.value, num_rows)
+
+
+def _updates(model: OpenVLAOFT, rounds: int) -> list[Figure]:
+    batch = make_batch(model.config, MICRO_BATCH_ROWS)
+    bins, _ = sample_tokens(model, batch)
+    variants, memory = [], {}
+    for name, (parts, recompute) in UPDATES.items():
+        trained = _with_same_weights(model)
+        choose_trained_parts(trained, parts)
+        parallelize(trained, Parallelism(activation_checkpointing=recompute))
+        call = _finished(lambda trained=trained: update(trained, batch, bins))
+        call()  # leaves the gradients, which the plan counts elsewhere
+        memory[name] = _peak_megabytes(call)
+        variants.append(Variant(f"update, {name}", call))
+    figures = compare(variants, rounds=rounds, amount=MICRO_BATCH_ROWS)
+    times = [figures[0].baseline_value, *(figure.value for figure in figures)]
+    for (name, (parts, recompute)), milliseconds in zip(UPDATES.items(), times, strict=True):
+        meta = plan_model.build_model(model.config, {**_BFLOAT16, **parts})
+        planned = plan_model.measure_training(meta, MICRO_BATCH_ROWS, PROMPT_LENGTH, recompute=recompute)
+        figures += _beside_plan(f"update, {name}", planned, memory[name], milliseconds, MICRO_BATCH_ROWS)
+    return figures
+
+
+def _with_same_weights(model: OpenVLAOFT) -> OpenVLAOFT:
+    """A second model that shares the weights' memory, not their gradients."""
+    with torch.device("meta"):
+        other = OpenVLAOFT(model.config)
+    other.load_state_dict(model.state_dict(), assign=True)
+    return other
+
+
+def _finished(call: Callable[[], object]) -> Callable[[], None]:
+    """Waits until the GPU has done what `call` asked for."""
+
+    def finished_call() -> None:
+        call()
+        torch.cuda.synchronize()
+
+    return finished_call
+
+
+def _peak_megabytes(call: Callable[[], object]) -> float:
+    """By how much the second of two runs of `call` raises the GPU's allocated memory at its peak."""
+    call()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def _beside_plan(
+    what: str, planned: plan_model.PassCost, megabytes: float, milliseconds: float, num_rows: int
+) -> list[Figure]:
+    """Peak memory and sustained arithmetic of `num_rows` rows that took `milliseconds` each."""
+    tflops = planned.flops / num_rows / milliseconds / 1e9
+    return [
+        _share(f"{what}, {num_rows} rows", megabytes, "planned", planned.peak_bytes / 2**20, "MB"),
+        _share(what, tflops, "assumed by the plan", plan_time.GPU_TFLOPS, "TFLOP/s"),
+    ]
+
+
+def _share(what: str, value: float, baseline: str, baseline_value: float, unit: str) -> Figure:
+    ratio = value / baseline_value
+    return Figure(what, value, baseline, baseline_value, unit, ratio, (ratio, ratio), kind="share")
