@@ -1,9 +1,9 @@
 """The 7B policy on one GPU: sampling calls and updates, time and memory beside what `rllib plan` says.
 
 Random weights, bfloat16. A model call has 256 patches, 32 prompt tokens and 56 action tokens. Sampling is timed against
-one call per member, and against the straightforward implementation of the same network (every ViT block, logits of all
-positions over the whole vocabulary). An update is the forward and backward pass of a micro-batch, without the
-optimizer's step. Memory is the peak above weights and gradients; rates are counted arithmetic over measured time.
+one call per member; sampling and updates against the straightforward implementation of the same network
+(`straightforward.py`). An update is the forward and backward pass of a micro-batch, without the optimizer's step.
+Memory is the peak above weights and gradients; rates are counted arithmetic over measured time.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ SAMPLING_ROWS = (4, 16, 64)
 MICRO_BATCH_ROWS = 8
 _BFLOAT16 = {"dtype": "bfloat16"}
 LORA = {"lora": {"rank": 32, "alpha": 32}}
-# name -> trained parts, activations recomputed
+# Trained parts, activations recomputed.
 UPDATES: dict[str, tuple[dict[str, Any], bool]] = {
     "all parameters": ({}, False),
     "all parameters, recomputed": ({}, True),
@@ -125,21 +125,31 @@ def _sampling(model: OpenVLAOFT, rounds: int) -> list[Figure]:
 def _updates(model: OpenVLAOFT, rounds: int) -> list[Figure]:
     batch = make_batch(model.config, MICRO_BATCH_ROWS)
     bins, _ = sample_tokens(model, batch)
-    variants, memory = [], {}
-    for name, (parts, recompute) in UPDATES.items():
+
+    def updating(parts: dict[str, Any], *, recompute: bool, plain: bool = False) -> Callable[[], None]:
         trained = _with_same_weights(model)
         choose_trained_parts(trained, parts)
+        if plain:
+            straightforward.make_straightforward(trained)
         parallelize(trained, Parallelism(activation_checkpointing=recompute))
-        call = _finished(lambda trained=trained: update(trained, batch, bins))
+        call = _finished(lambda: update(trained, batch, bins))
         call()  # leaves the gradients, which the plan counts elsewhere
-        memory[name] = _peak_megabytes(call)
-        variants.append(Variant(f"update, {name}", call))
-    figures = compare(variants, rounds=rounds, amount=MICRO_BATCH_ROWS)
-    times = [figures[0].baseline_value, *(figure.value for figure in figures)]
-    for (name, (parts, recompute)), milliseconds in zip(UPDATES.items(), times, strict=True):
+        return call
+
+    figures = []
+    for name, (parts, recompute) in UPDATES.items():
+        what = f"update, {name}"
+        call = updating(parts, recompute=recompute)
+        plain = updating(parts, recompute=recompute, plain=True)
+        figures += compare(
+            [Variant("straightforward", plain), Variant(what, call)], rounds=rounds, amount=MICRO_BATCH_ROWS
+        )
+        milliseconds = figures[-1].value
+        memory = [_peak_megabytes(plain), _peak_megabytes(call)]
+        figures.append(_share(what, memory[1], "straightforward", memory[0], "MB"))
         meta = plan_model.build_model(model.config, {**_BFLOAT16, **parts})
         planned = plan_model.measure_training(meta, MICRO_BATCH_ROWS, PROMPT_LENGTH, recompute=recompute)
-        figures += _beside_plan(f"update, {name}", planned, memory[name], milliseconds, MICRO_BATCH_ROWS)
+        figures += _beside_plan(what, planned, memory[1], milliseconds, MICRO_BATCH_ROWS)
     return figures
 
 

@@ -1,17 +1,20 @@
 """The straightforward way to run OpenVLA-OFT, with the same weights and the same results: the baseline to beat.
 
 Every ViT block is computed though the last ones are not read, logits are taken at all positions over the whole
-vocabulary, and frames go one by one through an image chain written in NumPy.
+vocabulary, norms are computed on a float32 copy, adapters are left to autograd, and frames go one by one through an
+image chain written in NumPy.
 """
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from policies.openvla_oft import OpenVLAOFT
 from policies.openvla_oft.configuration import NUM_ACTION_BINS
 from policies.openvla_oft.image_chain import crop_rows, jpeg_round_trip, lanczos_weights
-from policies.openvla_oft.language import rotary_table, select
+from policies.openvla_oft.language import RMSNorm, rotary_table, select
+from policies.openvla_oft.lora import LoRALinear
 from policies.openvla_oft.vision import VisionTransformer
 
 
@@ -26,10 +29,28 @@ class EveryBlock(VisionTransformer):
         return features
 
 
+class CopyingNorm(RMSNorm):
+    """A norm that copies its input to float32 first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype) * self.weight
+
+
+class PlainLoRALinear(LoRALinear):
+    """An adapted layer as its formula reads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = F.linear(x, self.lora_A.to(x.dtype))
+        return nn.Linear.forward(self, x) + self.scale * F.linear(inner, self.lora_B.to(x.dtype))
+
+
+_STRAIGHTFORWARD = {VisionTransformer: EveryBlock, RMSNorm: CopyingNorm, LoRALinear: PlainLoRALinear}
+
+
 def make_straightforward(model: OpenVLAOFT) -> OpenVLAOFT:
-    """Makes the vision towers of `model` compute every block, in place."""
-    for tower in (model.vision_backbone.featurizer, model.vision_backbone.fused_featurizer):
-        tower.__class__ = EveryBlock
+    """Makes the layers of `model` compute in the straightforward way, in place."""
+    for module in model.modules():
+        module.__class__ = _STRAIGHTFORWARD.get(type(module), type(module))
     return model
 
 

@@ -16,7 +16,10 @@ from policies.openvla_oft.configuration import AUTOREGRESSIVE, OpenVLAOFTConfig
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm, computed in float32 and rounded before the scale, as in the reference."""
+    """Root-mean-square norm, computed in float32 and rounded before the scale, as in the reference.
+
+    `rms_norm` does the former by itself; with its own weight it would round after the scale.
+    """
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -24,7 +27,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype) * self.weight
+        return F.rms_norm(x, self.weight.shape, eps=self.eps) * self.weight
 
 
 def rotary_table(length: int, head_dim: int, theta: float, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from policies.openvla_oft import LoRAConfig, OpenVLAOFT, OpenVLAOFTConfig, add_lora, lora_state_dict, merge_lora
-from policies.openvla_oft.lora import LINEAR_LAYERS
+from policies.openvla_oft.lora import LINEAR_LAYERS, LoRALinear
 
 
 def train_a_little(policy, inputs) -> None:
@@ -125,3 +125,33 @@ def test_share_of_the_7b_model():
 def test_wrong_settings_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         LoRAConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("shape", [(3, 6), (2, 3, 6)])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_gradients_are_the_derivatives_of_the_formula(shape, has_bias):
+    torch.manual_seed(0)
+    linear = nn.Linear(6, 5, bias=has_bias).double().requires_grad_(False)
+    layer = LoRALinear(linear, 2, 1.5, torch.Generator().manual_seed(0)).double()
+    nn.init.normal_(layer.lora_B)
+
+    def call(x, a, b):
+        return torch.func.functional_call(layer, {"lora_A": a, "lora_B": b}, x)
+
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(call, (x, layer.lora_A, layer.lora_B))
+
+
+def test_float32_adapters_of_a_bfloat16_layer_get_float32_gradients():
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 32).bfloat16().requires_grad_(False)
+    layer = LoRALinear(linear, 4, 2.0, torch.Generator().manual_seed(0))
+    nn.init.normal_(layer.lora_B)
+    x = torch.randn(7, 64, dtype=torch.bfloat16, requires_grad=True)
+    layer(x).float().square().sum().backward()
+    gradients = x.grad, layer.lora_A.grad, layer.lora_B.grad
+    assert [gradient.dtype for gradient in gradients] == [torch.bfloat16, torch.float32, torch.float32]
+    exact_x, a, b = (t.detach().double().requires_grad_() for t in (x, layer.lora_A, layer.lora_B))
+    (exact_x @ linear.weight.double().T + linear.bias.double() + 2 * exact_x @ a.T @ b.T).square().sum().backward()
+    for gradient, exact in zip(gradients, (exact_x.grad, a.grad, b.grad), strict=True):
+        assert (gradient.double() - exact).norm() < 0.02 * exact.norm()
