@@ -187,7 +187,7 @@ def _beside_plan(
     tflops = planned.flops / num_rows / milliseconds / 1e9
     return [
         _share(f"{what}, {num_rows} rows", megabytes, "planned", planned.peak_bytes / 2**20, "MB"),
-        _share(what, tflops, "assumed by the plan", plan_time.GPU_TFLOPS, "TFLOP/s"),
+        _share(what, tflops, "the plan's rate", plan_time.GPU_TFLOPS, "TFLOP/s"),
     ]
 
 

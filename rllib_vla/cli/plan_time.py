@@ -14,9 +14,9 @@ from rllib_vla.distributed.placement import num_simulators, shares_process
 if TYPE_CHECKING:
     from rllib_vla.cli.plan import Plan
 
-# Sustained TFLOP/s: of a GPU with 80 GB in bfloat16 (assumed, never measured here); of a CPU core in float32 (measured
-# with `python -m benchmarks plan_accuracy`: 0.02 for the tiny policy, 0.05 for `small`).
-GPU_TFLOPS = 150.0
+# Sustained TFLOP/s: of a large GPU in bfloat16 (`python -m benchmarks gpu`, 7B on an H200: 290 to 510); of a CPU core
+# in float32 (`python -m benchmarks plan_accuracy`: 0.02 for the tiny policy, 0.05 for `small`).
+GPU_TFLOPS = 300.0
 CPU_TFLOPS = 0.03
 # Control steps per second of one simulator on one core, frames included (measured, docs/performance.md).
 STEPS_PER_SECOND = {
@@ -68,7 +68,7 @@ def estimate(plan: Plan, *, tflops: float | None = None, steps_per_second: float
     simulators = max(1, num_simulators(config))
     rates = [f"{tflops:g} TFLOP/s each"] if tflops else []
     if not tflops:
-        rates += [f"{GPU_TFLOPS:g} TFLOP/s per GPU, assumed"] * (runner_gpu or learner_gpu)
+        rates += [f"{GPU_TFLOPS:g} TFLOP/s per GPU, typical of an H200"] * (runner_gpu or learner_gpu)
         rates += [f"{CPU_TFLOPS:g} TFLOP/s per CPU process, typical of one core"] * (not runner_gpu or not learner_gpu)
     if steps_rate:
         typical = "" if steps_per_second else ", typical of the suite"

@@ -272,7 +272,7 @@ def test_seconds_without_rates_are_typical_ones(planned, write, toy_policy_dir):
     seconds = plan_time.estimate(with_gpus, steps_per_second=100)
     assert seconds.update == pytest.approx(with_gpus.update_flops / 2 / (plan_time.GPU_TFLOPS * 1e12))
     assert seconds.simulation == with_gpus.model_calls * 8 / 4 / 100  # chunks of 8, two simulators for each runner
-    assert "assumed" in seconds.basis
+    assert "typical of an H200" in seconds.basis
 
 
 def test_typical_rates_are_those_of_suites_that_exist():
