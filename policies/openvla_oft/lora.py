@@ -111,7 +111,7 @@ class LoRALinear(nn.Linear):
 
 
 class _AdaptedLinear(torch.autograd.Function):
-    """`x W' + b + scale x A' B'` in three matrix products forward and five backward, and next to nothing besides.
+    """`x W' + b + scale x A' B'` of a frozen layer: three matrix products forward, five backward, little besides.
 
     Left to autograd, the sum of both paths, its scale and the sum of their gradients take as many operations again,
     each over whole activations.

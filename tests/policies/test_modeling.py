@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from policies.openvla_oft import OpenVLAOFT, OpenVLAOFTConfig
-from policies.openvla_oft.language import LanguageModel, LlamaBackbone, SelfAttention
+from policies.openvla_oft.language import LanguageModel, LlamaBackbone, RMSNorm, SelfAttention
 from policies.openvla_oft.vision import sin_cos_positions
 
 
@@ -162,3 +162,14 @@ def test_last_layer_computes_asked_positions_only(monkeypatch):
     OpenVLAOFT(config)(images, prompt, torch.ones_like(prompt))
     sequence = 1 + 64 + 2 + 56 + 1
     assert seen == [sequence] * 3 + [56]
+
+
+def test_a_norm_equals_one_that_copies_to_float32_first():
+    torch.manual_seed(0)
+    norm = RMSNorm(64, 1e-6).bfloat16()
+    norm.weight.data.normal_()
+    x = (3 * torch.randn(5, 64)).bfloat16()
+    copied = (x.float() * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + 1e-6)).bfloat16() * norm.weight
+    torch.testing.assert_close(norm(x), copied, rtol=2**-7, atol=0)
+    copied = F.rms_norm(x.float(), (64,), eps=1e-6).bfloat16() * norm.weight
+    assert torch.equal(norm(x), copied)
