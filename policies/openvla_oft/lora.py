@@ -118,7 +118,7 @@ class _AdaptedLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
         a, b = a.to(x.dtype), b.to(x.dtype)
         inner = F.linear(x, a)
         out = F.linear(x, weight, bias)
@@ -128,7 +128,7 @@ class _AdaptedLinear(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> Any:
         x, weight, a, b, inner = ctx.saved_tensors
         grad = grad.flatten(0, -2)
         grad_inner = grad @ (ctx.scale * b)
