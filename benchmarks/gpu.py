@@ -10,17 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks import straightforward
-from benchmarks.measure import Figure, NotAvailableError, Variant, compare
+from benchmarks.measure import Figure, NotAvailableError, Variant, compare, share_of
+from benchmarks.midsize import Batch, sample_fast, sample_straightforward
 from policies.openvla_oft import OpenVLAOFT, OpenVLAOFTConfig
-from policies.openvla_oft.sampling import gather, log_probs_from_logits, sample
 from rllib_vla.cli import plan_model, plan_time
 from rllib_vla.distributed.parallelize import Parallelism, parallelize
 from rllib_vla.rl_modules.openvla_oft_rl_module import choose_trained_parts
 
-TEMPERATURE = 1.6
 PROMPT_LENGTH = 32
 SAMPLING_ROWS = (4, 16, 64)
 MICRO_BATCH_ROWS = 8
@@ -33,8 +31,6 @@ UPDATES: dict[str, tuple[dict[str, Any], bool]] = {
     "LoRA r 32": (LORA, False),
     "LoRA r 32, recomputed": (LORA, True),
 }
-
-Batch = dict[str, Tensor]
 
 
 def run(quick: bool) -> list[Figure]:
@@ -61,30 +57,13 @@ def make_batch(config: OpenVLAOFTConfig, num_rows: int) -> Batch:
     """Returns random pictures and prompts without padding, on the GPU."""
     shape = (num_rows, config.num_images, config.image_size, config.image_size, 3)
     ids = torch.randint(1, config.first_action_id, (num_rows, PROMPT_LENGTH), device="cuda")
-    return {
-        "images": torch.randint(0, 256, shape, dtype=torch.uint8, device="cuda"),
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids, dtype=torch.bool),
-    }
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, device="cuda")
+    return images, ids, torch.ones_like(ids, dtype=torch.bool)
 
 
-def sample_tokens(model: OpenVLAOFT, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Draws tokens and keeps their log-probabilities, ``[B, N]`` each."""
-    with torch.no_grad():
-        return sample(model(**batch), TEMPERATURE)
-
-
-def sample_straightforward(model: OpenVLAOFT, batch: Batch) -> Tensor:
-    """Draws tokens ``[B, N]``."""
-    with torch.no_grad():
-        probs = (straightforward.action_logits(model, **batch) / TEMPERATURE).softmax(dim=-1)
-        return torch.multinomial(probs.flatten(0, 1), 1).view(probs.shape[:2])
-
-
-def update(model: OpenVLAOFT, batch: Batch, bins: Tensor) -> None:
+def update(model: OpenVLAOFT, batch: Batch) -> None:
     """Adds the gradients of a micro-batch to those of `model`."""
-    log_probs = log_probs_from_logits(model(**batch), TEMPERATURE)
-    gather(log_probs, bins).mean(dim=1).sum().backward()
+    plan_model.training_loss(model(*batch)).backward()
 
 
 def _sampling(model: OpenVLAOFT, rounds: int) -> list[Figure]:
@@ -93,14 +72,13 @@ def _sampling(model: OpenVLAOFT, rounds: int) -> list[Figure]:
     plain = straightforward.make_straightforward(_with_same_weights(model))
 
     def in_calls_of(call: Callable, model: OpenVLAOFT, size: int) -> Callable[[], None]:
-        columns = {name: column.split(size) for name, column in batch.items()}
-        parts = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        parts = list(zip(*(column.split(size) for column in batch), strict=True))
         return _finished(lambda: [call(model, part) for part in parts])
 
     figures = compare(
         [
-            Variant("a call per member", in_calls_of(sample_tokens, model, 1)),
-            *(Variant(f"sampling, {n} at a time", in_calls_of(sample_tokens, model, n)) for n in SAMPLING_ROWS),
+            Variant("a call per member", in_calls_of(sample_fast, model, 1)),
+            *(Variant(f"sampling, {n} at a time", in_calls_of(sample_fast, model, n)) for n in SAMPLING_ROWS),
         ],
         rounds=rounds,
         amount=num_rows,
@@ -110,21 +88,20 @@ def _sampling(model: OpenVLAOFT, rounds: int) -> list[Figure]:
     figures += compare(
         [
             Variant(names[0], in_calls_of(sample_straightforward, plain, num_rows)),
-            Variant(names[1], in_calls_of(sample_tokens, model, num_rows)),
+            Variant(names[1], in_calls_of(sample_fast, model, num_rows)),
         ],
         rounds=rounds,
         amount=num_rows,
     )
     memory = [_peak_megabytes(lambda: sample_straightforward(plain, batch))]
-    memory.append(_peak_megabytes(lambda: sample_tokens(model, batch)))
-    figures.append(_share(names[1], memory[1], names[0], memory[0], "MB"))
+    memory.append(_peak_megabytes(lambda: sample_fast(model, batch)))
+    figures.append(share_of(names[1], memory[1], names[0], memory[0], "MB"))
     planned = plan_model.measure_sampling(plan_model.build_model(model.config, _BFLOAT16), num_rows, PROMPT_LENGTH)
     return figures + _beside_plan(names[1], planned, memory[1], in_one.value, num_rows)
 
 
 def _updates(model: OpenVLAOFT, rounds: int) -> list[Figure]:
     batch = make_batch(model.config, MICRO_BATCH_ROWS)
-    bins, _ = sample_tokens(model, batch)
 
     def updating(parts: dict[str, Any], *, recompute: bool, plain: bool = False) -> Callable[[], None]:
         trained = _with_same_weights(model)
@@ -132,7 +109,7 @@ def _updates(model: OpenVLAOFT, rounds: int) -> list[Figure]:
         if plain:
             straightforward.make_straightforward(trained)
         parallelize(trained, Parallelism(activation_checkpointing=recompute))
-        call = _finished(lambda: update(trained, batch, bins))
+        call = _finished(lambda: update(trained, batch))
         call()  # leaves the gradients, which the plan counts elsewhere
         return call
 
@@ -146,7 +123,7 @@ def _updates(model: OpenVLAOFT, rounds: int) -> list[Figure]:
         )
         milliseconds = figures[-1].value
         memory = [_peak_megabytes(plain), _peak_megabytes(call)]
-        figures.append(_share(what, memory[1], "straightforward", memory[0], "MB"))
+        figures.append(share_of(what, memory[1], "straightforward", memory[0], "MB"))
         meta = plan_model.build_model(model.config, {**_BFLOAT16, **parts})
         planned = plan_model.measure_training(meta, MICRO_BATCH_ROWS, PROMPT_LENGTH, recompute=recompute)
         figures += _beside_plan(what, planned, memory[1], milliseconds, MICRO_BATCH_ROWS)
@@ -186,11 +163,6 @@ def _beside_plan(
     """Peak memory and sustained arithmetic of `num_rows` rows that took `milliseconds` each."""
     tflops = planned.flops / num_rows / milliseconds / 1e9
     return [
-        _share(f"{what}, {num_rows} rows", megabytes, "planned", planned.peak_bytes / 2**20, "MB"),
-        _share(what, tflops, "the plan's rate", plan_time.GPU_TFLOPS, "TFLOP/s"),
+        share_of(f"{what}, {num_rows} rows", megabytes, "planned", planned.peak_bytes / 2**20, "MB"),
+        share_of(what, tflops, "the plan's rate", plan_time.GPU_TFLOPS, "TFLOP/s"),
     ]
-
-
-def _share(what: str, value: float, baseline: str, baseline_value: float, unit: str) -> Figure:
-    ratio = value / baseline_value
-    return Figure(what, value, baseline, baseline_value, unit, ratio, (ratio, ratio), kind="share")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
-from benchmarks.measure import Figure
+from benchmarks.measure import Figure, share_of
 from policies.openvla_oft import LoRAConfig, OpenVLAOFT, OpenVLAOFTConfig, add_lora
 from rllib_vla.distributed.parallelize import Parallelism, parallelize
 
@@ -29,14 +29,10 @@ def run(quick: bool) -> list[Figure]:
     }
     preset = "small" if quick else "7b"
     baseline = saved_megabytes(preset, None, False)
-    figures = []
-    for name, settings in variants.items():
-        value = saved_megabytes(preset, *settings)
-        share = value / baseline
-        figures.append(
-            Figure(name, value, "all parameters", baseline, "MB per model call", share, (share, share), kind="share")
-        )
-    return figures
+    return [
+        share_of(name, saved_megabytes(preset, *settings), "all parameters", baseline, "MB per model call")
+        for name, settings in variants.items()
+    ]
 
 
 def saved_megabytes(preset: str, lora: LoRAConfig | None, activation_checkpointing: bool) -> float:

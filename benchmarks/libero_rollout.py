@@ -20,7 +20,7 @@ import numpy as np
 
 import envs
 from benchmarks.libero_stock import StockEnv
-from benchmarks.measure import Figure, NotAvailableError, Variant, compare, shares
+from benchmarks.measure import Figure, NotAvailableError, Variant, compare, share_of, shares
 from benchmarks.stopwatch import Stopwatch
 from envs.libero.suites.assets import AssetsError, find_assets
 
@@ -170,9 +170,8 @@ def _measure_memory(suite: str, task_id: int) -> list[Figure]:
         stock = pool.apply(_memory_of_stock, (suite, task_id))
     with context.Pool(1, maxtasksperchild=1) as pool:
         group = pool.apply(_memory_of_group, (suite, task_id)) / GROUP_SIZE
-    ratio = group / stock
     what = f"{suite}, memory per trajectory, {GROUP_SIZE} in a process"
-    return [Figure(what, group, "stock, a process per trajectory", stock, "GB", ratio, (ratio, ratio), "share")]
+    return [share_of(what, group, "stock, a process per trajectory", stock, "GB")]
 
 
 def _memory_of_stock(suite: str, task_id: int) -> float:

@@ -86,6 +86,12 @@ def compare(
     ]
 
 
+def share_of(what: str, value: float, baseline: str, baseline_value: float, unit: str) -> Figure:
+    """Returns one value as a share of another; see `Figure` for the arguments."""
+    ratio = value / baseline_value
+    return Figure(what, value, baseline, baseline_value, unit, ratio, (ratio, ratio), kind="share")
+
+
 def shares(parts: Sequence[dict[str, float]], wholes: Sequence[float], *, whole: str) -> list[Figure]:
     """Turns the seconds of the parts of several runs into medians and shares of the whole.
 

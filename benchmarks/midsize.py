@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks import straightforward
 from benchmarks.image_chain import camera_frames
-from benchmarks.measure import Figure, Variant, compare
+from benchmarks.measure import Figure, Variant, compare, share_of
 from benchmarks.memory import peak_megabytes
 from policies.openvla_oft import OpenVLAOFT, OpenVLAOFTConfig
 from policies.openvla_oft.image_chain import apply_chain
@@ -137,5 +137,4 @@ def _prompts(count: int) -> tuple[Tensor, Tensor]:
 
 def _memory_figure(names: list[str], calls: list[Callable[[], object]]) -> Figure:
     baseline, value = (peak_megabytes(call) for call in calls)
-    share = value / baseline
-    return Figure(names[1], value, names[0], baseline, "MB", share, (share, share), kind="share")
+    return share_of(names[1], value, names[0], baseline, "MB")

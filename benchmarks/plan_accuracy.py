@@ -10,7 +10,7 @@ of a core.
 import time
 from collections.abc import Callable
 
-from benchmarks.measure import Figure
+from benchmarks.measure import Figure, share_of
 from benchmarks.memory import map_large_blocks, peak_megabytes, resident_megabytes
 
 PROMPT_LENGTH = 32
@@ -60,11 +60,12 @@ def _preset(preset: str, rows: int) -> list[Figure]:
     optimizer.zero_grad(set_to_none=False)
     state = resident_megabytes() - before
     planned_state = size.weight_bytes + 3 * size.trained_bytes
-    figures = [_figure(f"{preset}: weights, gradients, moments", state, planned_state / _MEGABYTE, "MB")]
+    figures = [share_of(f"{preset}: weights, gradients, moments", state, "planned", planned_state / _MEGABYTE, "MB")]
     for what, run_once, planned in (("update of", update, training), ("sampling", sample, sampling)):
         name, seconds = f"{preset}: {what} {rows} rows", []
-        figures.append(_figure(name, peak_megabytes(_timed(run_once, seconds)), planned.peak_bytes / _MEGABYTE, "MB"))
-        figures.append(_figure(name, min(seconds), planned.flops / plan_time.CPU_TFLOPS / 1e12, "s"))
+        peak = peak_megabytes(_timed(run_once, seconds))
+        figures.append(share_of(name, peak, "planned", planned.peak_bytes / _MEGABYTE, "MB"))
+        figures.append(share_of(name, min(seconds), "planned", planned.flops / plan_time.CPU_TFLOPS / 1e12, "s"))
     return figures
 
 
@@ -77,8 +78,3 @@ def _timed(call: Callable[[], None], seconds: list[float]) -> Callable[[], None]
         seconds.append(time.process_time() - start)
 
     return timed
-
-
-def _figure(what: str, measured: float, planned: float, unit: str) -> Figure:
-    ratio = measured / planned
-    return Figure(what, measured, "planned", planned, unit, ratio, (ratio, ratio), kind="share")

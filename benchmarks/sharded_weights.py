@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-from benchmarks.measure import Figure, Variant, compare
+from benchmarks.measure import Figure, Variant, compare, share_of
 from benchmarks.midsize import midsize_config
 from policies.openvla_oft import LoRAConfig, OpenVLAOFT, add_lora, lora_state_dict
 from rllib_vla.distributed.parallelize import Parallelism, parallelize
@@ -46,8 +46,7 @@ def _measure(rounds: int) -> list[Figure]:
     megabytes = sum(tensor.nbytes for tensor in whole.values()) / _MEGABYTE
     for name, sender in zip(weights, senders, strict=True):
         size = sum(array.nbytes for array in sender.arrays.values()) / _MEGABYTE
-        share = size / megabytes
-        figures.append(Figure(name + ", size", size, baseline, megabytes, "MB", share, (share, share), kind="share"))
+        figures.append(share_of(name + ", size", size, baseline, megabytes, "MB"))
     return figures
 
 

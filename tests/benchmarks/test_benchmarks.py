@@ -213,6 +213,26 @@ def test_the_straightforward_model_gives_the_same_logits():
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
 
 
+def test_the_straightforward_adapters_have_the_same_gradients():
+    from benchmarks import straightforward
+    from policies.openvla_oft import LoRAConfig, OpenVLAOFT, OpenVLAOFTConfig, add_lora, lora_state_dict
+
+    torch.manual_seed(0)
+    model = OpenVLAOFT(OpenVLAOFTConfig.preset("tiny"))
+    add_lora(model, LoRAConfig(rank=4))
+    for adapter in lora_state_dict(model).values():
+        torch.nn.init.normal_(adapter, std=0.1)
+    images = torch.randint(0, 256, (2, 1, 96, 96, 3), dtype=torch.uint8)
+    prompts = torch.tensor([[1, 260, 400, 259], [1, 260, 259, 400]])
+    gradients = []
+    for make in (lambda model: model, straightforward.make_straightforward):
+        model.zero_grad()
+        make(model)(images, prompts, torch.ones_like(prompts)).log_softmax(dim=-1)[..., 0].mean().backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+    assert all(gradient.abs().max() > 0 for gradient in gradients[0].values())
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-3)
+
+
 def test_the_straightforward_image_chain_gives_the_same_bytes():
     from benchmarks.straightforward import libero_picture
     from policies.openvla_oft.image_chain import apply_chain
