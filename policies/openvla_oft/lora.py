@@ -98,7 +98,14 @@ class LoRALinear(nn.Linear):
         self.lora_B = nn.Parameter(torch.zeros(linear.out_features, rank, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
-        return _AdaptedLinear.apply(x, self.weight, self.bias, self.lora_A, self.lora_B, self.scale)
+        weight, bias, kind = self.weight, self.bias, x.device.type
+        if not torch.is_autocast_enabled(kind):
+            return _AdaptedLinear.apply(x, weight, bias, self.lora_A, self.lora_B, self.scale)
+        # Autocast reaches neither products in place nor the backward pass of a function of one's own.
+        dtype = torch.get_autocast_dtype(kind)
+        bias = None if bias is None else bias.to(dtype)
+        with torch.autocast(kind, enabled=False):
+            return _AdaptedLinear.apply(x.to(dtype), weight.to(dtype), bias, self.lora_A, self.lora_B, self.scale)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:

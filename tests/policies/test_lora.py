@@ -155,3 +155,27 @@ def test_float32_adapters_of_a_bfloat16_layer_get_float32_gradients():
     (exact_x @ linear.weight.double().T + linear.bias.double() + 2 * exact_x @ a.T @ b.T).square().sum().backward()
     for gradient, exact in zip(gradients, (exact_x.grad, a.grad, b.grad), strict=True):
         assert (gradient.double() - exact).norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize("frozen", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16])
+def test_autocast_computes_as_a_layer_of_its_type_does(frozen, given):
+    """Norms hand on float32 under autocast, and frozen weights may be in either type."""
+    torch.manual_seed(0)
+    layer = LoRALinear(nn.Linear(64, 32).to(frozen).requires_grad_(False), 4, 2.0, torch.Generator().manual_seed(0))
+    nn.init.normal_(layer.lora_B)
+    plain = LoRALinear(nn.Linear(64, 32).bfloat16(), 4, 2.0, torch.Generator())
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(7, 64, dtype=given, requires_grad=True)
+    y = x.detach().bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(x)
+        out.float().sum().backward()
+    plain(y).float().sum().backward()
+    assert torch.equal(out, plain(y))
+    assert x.grad.dtype == given
+    assert torch.equal(x.grad, y.grad.to(given))
+    for name in ("lora_A", "lora_B"):
+        own, expected = getattr(layer, name).grad, getattr(plain, name).grad
+        assert own.dtype == torch.float32
+        assert torch.equal(own, expected)

@@ -62,8 +62,10 @@ def test_chunk_and_proprioception_can_be_adapted(base, tmp_path, demonstrations)
         OpenVLAOFTPolicy.from_pretrained(base, "other", use_proprio=True)
 
 
-def test_adapters_alone_are_trained_and_merged_into_the_checkpoint(base, tmp_path, demonstrations):
-    config = config_for(base, tmp_path, lora={"rank": 4, "alpha": 4}, precision="bfloat16", frozen_dtype="bfloat16")
+@pytest.mark.parametrize("frozen_dtype", ["float32", "bfloat16"])
+def test_adapters_alone_are_trained_and_merged_into_the_checkpoint(base, tmp_path, demonstrations, frozen_dtype):
+    lora = {"rank": 4, "alpha": 4}
+    config = config_for(base, tmp_path, lora=lora, precision="bfloat16", frozen_dtype=frozen_dtype)
     trainer = trainer_for(config, demonstrations)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     trainer.fit()
@@ -71,10 +73,11 @@ def test_adapters_alone_are_trained_and_merged_into_the_checkpoint(base, tmp_pat
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
     assert all(name.endswith((".lora_A", ".lora_B")) for name in changed)
-    assert after["language_model.model.norm.weight"].dtype == torch.bfloat16
+    dtype = getattr(torch, frozen_dtype)
+    assert after["language_model.model.norm.weight"].dtype == dtype
     trainer.save_policy(tmp_path / "out")
     assert lora_state_dict(trainer.model)  # training goes on with adapters
-    saved = OpenVLAOFTPolicy.from_pretrained(tmp_path / "out", dtype=torch.bfloat16)
+    saved = OpenVLAOFTPolicy.from_pretrained(tmp_path / "out", dtype=dtype)
     assert not lora_state_dict(saved.model)
     merged = trainer.finish().model.state_dict()
     assert all(torch.equal(value, merged[name]) for name, value in saved.model.state_dict().items())
