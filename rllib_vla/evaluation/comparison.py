@@ -42,8 +42,8 @@ class Estimate:
         low: Lower bound.
         high: Upper bound.
         num_seeds: Seeds behind it.
-        over_seeds: Whether the interval covers the spread between seeds. If not, it covers the choice of episodes
-            only and is too narrow: it leaves out how much trainings differ.
+        over_seeds: Whether the interval covers the spread between seeds besides the choice of scenes. If not, it is too
+            narrow: it leaves out how much trainings differ.
     """
 
     value: float
@@ -59,50 +59,54 @@ class Estimate:
 
 
 def success_estimate(counts: Sequence[Count]) -> Estimate:
-    """Success rate over seeds: Student's interval with three or more, else Wilson's over all episodes.
+    """Success rate over seeds.
+
+    The interval is Wilson's for as many episodes as one evaluation has: all seeds play the same scenes, and more seeds
+    do not choose these better. With three seeds or more it reaches at least as far as Student's over the seeds.
 
     One `Count` object that stands for several seeds, the common start of all, is one evaluation.
     """
     counts = _distinct(counts)
-    rates = [count.rate for count in counts]
-    mean = statistics.fmean(rates)
-    if len(counts) >= MIN_SEEDS_FOR_SPREAD:
-        half = _half_width(rates)
-        return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half), len(counts), True)
-    low, high = wilson_interval(sum(c.successes for c in counts), sum(c.episodes for c in counts))
-    return Estimate(mean, low, high, len(counts), False)
+    mean = _mean_count(counts)
+    low, high = wilson_interval(mean.successes, mean.episodes)
+    if len(counts) < MIN_SEEDS_FOR_SPREAD:
+        return Estimate(mean.rate, low, high, len(counts), False)
+    half = _half_width([count.rate for count in counts])
+    low, high = max(0.0, min(low, mean.rate - half)), min(1.0, max(high, mean.rate + half))
+    return Estimate(mean.rate, low, high, len(counts), True)
 
 
 def difference_estimate(first: Sequence[Count], second: Sequence[Count]) -> Estimate:
     """How much higher the success of `second` is.
 
-    With three seeds or more: Student's interval of the differences between equal seeds. With fewer: Newcombe's
-    interval 10 (1998) for two independent proportions over all episodes; both play the same scenes, which makes it
-    rather too wide for the scenes, and it knows nothing of other seeds.
+    The interval is Newcombe's number 10 (1998) for two independent proportions of one evaluation each; both play the
+    same scenes, which makes it rather too wide. With three seeds or more it reaches at least as far as Student's
+    interval of the differences between equal seeds.
 
     Args:
         first: One count per seed.
-        second: The same seeds in the same order; a single count is compared with each of the others.
+        second: The same seeds in the same order; a single count is compared with each of the others. Seeds that share
+            both counts are one comparison.
     """
     if len(first) == 1 or len(second) == 1:
         size = max(len(first), len(second))
         first, second = (list(counts) * size if len(counts) == 1 else counts for counts in (first, second))
-    differences = [b.rate - a.rate for a, b in zip(first, second, strict=True)]
-    mean = statistics.fmean(differences)
-    if len(differences) >= MIN_SEEDS_FOR_SPREAD:
-        half = _half_width(differences)
-        return Estimate(mean, mean - half, mean + half, len(differences), True)
-    low_1, high_1, p_1 = _pooled(first)
-    low_2, high_2, p_2 = _pooled(second)
-    low = p_2 - p_1 - math.hypot(p_2 - low_2, high_1 - p_1)
-    high = p_2 - p_1 + math.hypot(high_2 - p_2, p_1 - low_1)
-    return Estimate(mean, low, high, len(differences), False)
+    pairs = list({(id(a), id(b)): (a, b) for a, b in zip(first, second, strict=True)}.values())
+    a, b = (_mean_count(counts) for counts in zip(*pairs, strict=True))
+    difference = b.rate - a.rate
+    (low_a, high_a), (low_b, high_b) = (wilson_interval(count.successes, count.episodes) for count in (a, b))
+    low = difference - math.hypot(b.rate - low_b, high_a - a.rate)
+    high = difference + math.hypot(high_b - b.rate, a.rate - low_a)
+    if len(pairs) < MIN_SEEDS_FOR_SPREAD:
+        return Estimate(difference, low, high, len(pairs), False)
+    half = _half_width([after.rate - before.rate for before, after in pairs])
+    return Estimate(difference, min(low, difference - half), max(high, difference + half), len(pairs), True)
 
 
-def _pooled(counts: Sequence[Count]) -> tuple[float, float, float]:
-    distinct = _distinct(counts)
-    successes, episodes = sum(c.successes for c in distinct), sum(c.episodes for c in distinct)
-    return (*wilson_interval(successes, episodes), successes / episodes)
+def _mean_count(counts: Sequence[Count]) -> Count:
+    """The mean rate, in as many episodes as one of the evaluations has."""
+    episodes = round(statistics.fmean(count.episodes for count in counts))
+    return Count(statistics.fmean(count.rate for count in counts) * episodes, episodes)
 
 
 def _distinct(counts: Sequence[Count]) -> list[Count]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rllib_vla.atomic_file import write_text_atomically
+from rllib_vla.evaluation.comparison import Count
 from rllib_vla.evaluation.confidence import wilson_interval
 from rllib_vla.evaluation.object_motion import TRANSPORTS, ObjectMotion
 
@@ -53,7 +55,7 @@ class SuccessSummary:
         success_rate: Their share.
         low: Lower bound of the interval.
         high: Upper bound of the interval.
-        num_independent: Episodes that the interval counts: greedy repeats of a scene are one.
+        num_independent: Episodes that the interval counts, see `num_independent_episodes`.
         mean_steps: Mean control steps of all episodes.
         mean_steps_success: Mean control steps of the successful ones; None without any.
     """
@@ -67,16 +69,43 @@ class SuccessSummary:
     mean_steps: float
     mean_steps_success: float | None
 
+    @property
+    def count(self) -> Count:
+        """The rate, in as many episodes as are independent."""
+        return Count(self.success_rate * self.num_independent, self.num_independent)
+
     @classmethod
-    def of(cls, episodes: list[EpisodeResult], *, is_greedy: bool = False) -> SuccessSummary:
+    def of(cls, episodes: list[EpisodeResult]) -> SuccessSummary:
         """Summarises at least one episode."""
         n = len(episodes)
         won = [e for e in episodes if e.success]
-        independent = len({(e.task, e.scene_index) for e in episodes}) if is_greedy else n
+        independent = num_independent_episodes(episodes)
         low, high = wilson_interval(len(won) * independent / n, independent)
         mean_won = sum(e.num_control_steps for e in won) / len(won) if won else None
         mean = sum(e.num_control_steps for e in episodes) / n
         return cls(n, len(won), len(won) / n, low, high, independent, mean, mean_won)
+
+
+def num_independent_episodes(episodes: list[EpisodeResult]) -> int:
+    """How many episodes of as many scenes would tell as much (Kish's effective sample size of a clustered sample).
+
+    Repeats that always agree, as greedy ones do, are one episode; repeats that differ as much as those of other scenes
+    are one each. Nothing is known of repeats that all succeed or all fail in every scene of a task: they count once.
+    """
+    by_scene: dict[str, dict[int, list[bool]]] = {}
+    for episode in episodes:
+        by_scene.setdefault(episode.task, {}).setdefault(episode.scene_index, []).append(episode.success)
+    num_scenes = sum(map(len, by_scene.values()))
+    repeats = len(episodes) / num_scenes
+    between = within_one = 0.0  # variance of a scene's rate, and of a single episode, summed over tasks
+    for scenes in by_scene.values():
+        rates = [statistics.fmean(outcomes) for outcomes in scenes.values()]
+        mean = statistics.fmean(rates)
+        if len(rates) > 1:
+            between += statistics.variance(rates)
+            within_one += mean * (1 - mean)
+    design_effect = repeats * between / within_one if within_one else repeats
+    return round(len(episodes) / min(repeats, max(1.0, design_effect)))
 
 
 @dataclass(frozen=True)
@@ -114,7 +143,7 @@ class EvaluationReport:
 
     def summarize(self, episodes: list[EpisodeResult]) -> SuccessSummary:
         """Summary of some of the episodes."""
-        return SuccessSummary.of(episodes, is_greedy=self.decoding == GREEDY)
+        return SuccessSummary.of(episodes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: the fields, ``overall`` and ``per_task``."""

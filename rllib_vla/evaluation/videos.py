@@ -87,8 +87,8 @@ def _checked(frames: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack(frames)
 
 
-def read_video(path: str | Path) -> list[np.ndarray]:
-    """Returns the frames of a video, ``[H, W, 3] uint8`` each.
+def read_video(path: str | Path) -> tuple[list[np.ndarray], float]:
+    """Returns the frames of a video, ``[H, W, 3] uint8`` each, and how many there are in a second.
 
     Raises:
         ImportError: imageio-ffmpeg is not installed.
@@ -98,5 +98,6 @@ def read_video(path: str | Path) -> list[np.ndarray]:
     except ImportError as error:
         raise ImportError("Videos need imageio-ffmpeg: pip install imageio-ffmpeg") from error
     reader = imageio_ffmpeg.read_frames(str(path))
-    width, height = next(reader)["size"]
-    return [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
+    about = next(reader)
+    width, height = about["size"]
+    return [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader], about["fps"]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import signal
 import subprocess
@@ -73,7 +74,8 @@ def run_plan(
         InputError: Another process runs this experiment.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with _locked(directory):
+    with _locked(directory) as lock:
+        call = call or functools.partial(run_command, keep_open=lock)
         write_json(directory / PLAN_FILE, plan.to_dict() | (record or {}))
         for number, node in enumerate(plan.nodes.values(), start=1):
             folder = directory / node.folder_name
@@ -82,7 +84,7 @@ def run_plan(
                 say(f"{title}: finished before")
                 continue
             say(f"{title} -> {readable_path(folder)}")
-            run_stage(node, plan, directory, call or run_command)
+            run_stage(node, plan, directory, call)
 
 
 def run_stage(node: Node, plan: Plan, directory: Path, call: Callable[[list[str]], int]) -> None:
@@ -124,13 +126,17 @@ def describe(node: Node, plan: Plan) -> str:
     return f"{node.stage}{who}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
-def run_command(command: list[str]) -> int:
+def run_command(command: list[str], *, keep_open: int | None = None) -> int:
     """Runs a command in the foreground; SIGTERM is handed on to it, Ctrl-C reaches it by itself.
+
+    Args:
+        command: Program and arguments.
+        keep_open: File descriptor that the command holds as well.
 
     Returns:
         Its exit code; minus the number of the signal that ended it.
     """
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, pass_fds=() if keep_open is None else (keep_open,))
     previous = {
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number)),
         # The terminal sends it to the whole group: the command winds up, and this process waits for it.
@@ -144,11 +150,17 @@ def run_command(command: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Keeps a second run of the same experiment out; the lock goes with the process that holds it."""
+def _locked(directory: Path) -> Iterator[int]:
+    """Keeps a second run of the same experiment out and yields the lock's file descriptor.
+
+    The lock goes with the last process that holds it. The stage's command is one: it may survive this process.
+    """
     with (directory / _LOCK_FILE).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise InputError(f"{readable_path(directory)} is being run by another process") from None
-        yield
+            raise InputError(
+                f"{readable_path(directory)} is being run by another process, or by a stage of a run that was killed: "
+                "wait for it, or stop it"
+            ) from None
+        yield file.fileno()

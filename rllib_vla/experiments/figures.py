@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -11,6 +14,7 @@ from rllib_vla.reporting.figures import COLORS, style_axes
 from rllib_vla.reporting.results import Study, TrialResults
 
 _DPI = 110
+_LINE_STYLES = ("-", "--", ":", "-.")
 
 
 def bars_figure(labels: list[str], series: dict[str, list[Estimate | None]]) -> Figure:
@@ -37,21 +41,23 @@ def training_figure(studies: dict[str, Study]) -> Figure:
     """Success against sampled trajectories: greedy on held-out scenes (above), sampled in training (below)."""
     figure = Figure(figsize=(7.5, 5.6), dpi=_DPI, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    for color, (label, study) in zip(COLORS, studies.items(), strict=False):
+    for (color, style), (label, study) in zip(_looks(), studies.items(), strict=False):
         for index, trial in enumerate(study.trials):
             trajectories = _trajectories(trial)
             greedy = [(trajectories.get(e.iteration), e.success_rate) for e in trial.evaluations]
             greedy = [point for point in greedy if point[0] is not None]
             name = label if index == 0 else None
             if greedy:
-                above.plot(*zip(*greedy, strict=True), color=color, marker="o", markersize=3, linewidth=1.3, label=name)
+                look = {"color": color, "linestyle": style, "marker": "o", "markersize": 3, "linewidth": 1.3}
+                above.plot(*zip(*greedy, strict=True), **look, label=name)
             sampled = [
                 (trajectories[iteration], rate)
                 for iteration, rate in trial.series(f"env_runners/{metrics.SUCCESS_RATE}")
                 if iteration in trajectories
             ]
             if sampled:
-                below.plot(*zip(*sampled, strict=True), color=color, linewidth=1.0, label=None if greedy else name)
+                look = {"color": color, "linestyle": style, "linewidth": 1.0}
+                below.plot(*zip(*sampled, strict=True), **look, label=None if greedy else name)
     above.set(ylabel="greedy, held-out scenes", ylim=(-0.02, 1.02))
     below.set(ylabel="sampled, training scenes", ylim=(-0.02, 1.02), xlabel="trajectories played")
     for ax in (above, below):
@@ -68,10 +74,11 @@ def seen_unseen_figure(paths: dict[str, list[list[tuple[float, float]]]]) -> Fig
     """
     figure = Figure(figsize=(5.2, 4.4), dpi=_DPI, layout="constrained")
     ax = figure.subplots()
-    for color, (label, lines) in zip(COLORS, paths.items(), strict=False):
+    for (color, style), (label, lines) in zip(_looks(), paths.items(), strict=False):
         for index, points in enumerate(lines):
             name = label if index == 0 else None
-            ax.plot(*zip(*points, strict=True), color=color, marker=".", linewidth=1.2, label=name)
+            look = {"color": color, "linestyle": style, "marker": ".", "linewidth": 1.2}
+            ax.plot(*zip(*points, strict=True), **look, label=name)
             ax.plot(*points[-1], color=color, marker="o", markersize=6)
     ax.set(xlabel="success on seen tasks", ylabel="success on unseen tasks")
     style_axes(ax)
@@ -93,6 +100,11 @@ def shares_figure(labels: list[str], shares: dict[str, list[float]]) -> Figure:
     style_axes(ax)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return figure
+
+
+def _looks() -> Iterator[tuple[str, str]]:
+    """Colours, and once these are used up, other line styles."""
+    return ((color, style) for style in itertools.cycle(_LINE_STYLES) for color in COLORS)
 
 
 def _trajectories(trial: TrialResults) -> dict[int, float]:

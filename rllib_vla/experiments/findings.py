@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rllib_vla.evaluation.comparison import MIN_SEEDS_FOR_SPREAD, Estimate, difference_estimate
+from rllib_vla.evaluation.comparison import MIN_SEEDS_FOR_SPREAD, Count, Estimate, difference_estimate
 from rllib_vla.experiments.results import RunResults
 
 
@@ -10,14 +10,22 @@ def gain(run: RunResults, arm: str) -> Estimate | None:
     """Returns how much higher success is after reinforcement learning than before, over the seeds that have both."""
     if run.report.before is None or run.report.after is None:
         return None
-    return _difference(run.counts(arm, run.report.before), run.counts(arm, run.report.after))
+    return difference(run.counts(arm, run.report.before), run.counts(arm, run.report.after))
 
 
 def against_baseline(run: RunResults, arm: str) -> Estimate | None:
     """Returns how much higher the final success of an arm is than that of the baseline arm."""
     if run.report.baseline is None or run.report.after is None or arm == run.report.baseline:
         return None
-    return _difference(run.counts(run.report.baseline, run.report.after), run.counts(arm, run.report.after))
+    return difference(run.counts(run.report.baseline, run.report.after), run.counts(arm, run.report.after))
+
+
+def difference(first: dict[int, Count], second: dict[int, Count]) -> Estimate | None:
+    """Returns how much higher the second rates are, over the seeds that have both (seed -> count); None without any."""
+    seeds = [seed for seed in first if seed in second]
+    if not seeds:
+        return None
+    return difference_estimate([first[seed] for seed in seeds], [second[seed] for seed in seeds])
 
 
 def statements(run: RunResults) -> list[str]:
@@ -37,19 +45,15 @@ def statements(run: RunResults) -> list[str]:
 def explanation(run: RunResults) -> str:
     """Returns how the intervals are to be read."""
     if len(run.seeds) >= MIN_SEEDS_FOR_SPREAD:
-        return "Intervals (95 %) are Student's over the differences of equal seeds, where three seeds or more are done."
+        return (
+            "Intervals (95 %) cover the choice of scenes (Newcombe's) and, where three seeds or more are done, the "
+            "spread of trainings (Student's over the differences of equal seeds): whichever reaches further."
+        )
     return (
         f"With {len(run.seeds)} seed{'s' * (len(run.seeds) > 1)} the intervals (95 %, Newcombe's) cover the choice of "
         "scenes only. Trainings with other seeds differ by more: a difference that is shown here holds for these "
         "trainings, not for the method."
     )
-
-
-def _difference(first: dict, second: dict) -> Estimate | None:
-    seeds = [seed for seed in first if seed in second]
-    if not seeds:
-        return None
-    return difference_estimate([first[seed] for seed in seeds], [second[seed] for seed in seeds])
 
 
 def _words(estimate: Estimate) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rllib_vla import metrics
-from rllib_vla.evaluation.comparison import Estimate, difference_estimate, success_estimate
-from rllib_vla.experiments import figures
+from rllib_vla.evaluation.comparison import Estimate, success_estimate
+from rllib_vla.experiments import figures, findings
 from rllib_vla.experiments.results import RunResults
 from rllib_vla.reporting.page import Section, figure_section
 
@@ -56,10 +56,9 @@ def _change(run: RunResults, arm: str, stage: str) -> str:
         return ""
     unseen = run.report.unseen_tasks
     first, second = run.counts(arm, before, unseen), run.counts(arm, stage, unseen)
-    seeds = [seed for seed in first if seed in second]
-    if not seeds:
+    e = findings.difference(first, second)
+    if e is None:
         return ""
-    e = difference_estimate([first[seed] for seed in seeds], [second[seed] for seed in seeds])
     return f"{100 * e.value:+.1f} ({100 * e.low:+.1f} to {100 * e.high:+.1f})"
 
 

@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import envs
+from envs.base import UnavailableError
 from rllib_vla.cli.documents import relative_to
 from rllib_vla.cli.extends import EXTENDS, resolve_extends
 from rllib_vla.cli.problems import InputError, KeyPath, Problem, did_you_mean
@@ -19,6 +21,7 @@ from rllib_vla.cli.value_types import ValueTypeError, check_value
 from rllib_vla.cli.yaml_lines import Document, load_yaml
 from rllib_vla.experiments.kinds import KINDS, StageKind
 from rllib_vla.experiments.kinds.base import StageText
+from rllib_vla.experiments.kinds.grpo import taken_over
 from rllib_vla.experiments.paper import RESULTS
 from rllib_vla.experiments.spec import Arm, ExperimentSpec, ReportSpec, StageSpec
 from rllib_vla.model_path import PROJECT_ROOT, resolve_model_path
@@ -157,7 +160,12 @@ class _Reader:
         for key in ("title", "stages"):
             if key not in self._spec:
                 self._report((), f"'{key}' is missing")
-        stages = {name: stage for name, stage in (values.get("stages") or {}).items() if stage is not None}
+        left_out = {name for name, changes in self._overrides.items() if changes is None}
+        stages = {
+            name: stage
+            for name, stage in (values.get("stages") or {}).items()
+            if stage is not None and name not in left_out
+        }
         if not stages:
             return None
         for name, stage in stages.items():
@@ -166,14 +174,21 @@ class _Reader:
                 return None
             if not _NAME.fullmatch(str(name)):
                 self._report(("stages", name), "letters, digits, '_', '-' and '.' only")
-        for name in self._overrides:
-            if name not in stages:
+        for name, changes in self._overrides.items():
+            if name not in values["stages"]:
                 message = f"no stage of this name; {did_you_mean(name, stages)}"
-                self.problems.append(Problem(message, path=(name,), source="--config"))
+            elif not isinstance(changes, dict | None):
+                message = "expected a mapping of settings, or null to leave the stage out"
+            else:
+                continue
+            self.problems.append(Problem(message, path=(name,), source="--config"))
+            return None
         arms = [self._read_arm(str(name), arm, stages) for name, arm in (values.get("arms") or {"all": {}}).items()]
         seeds = tuple(dict.fromkeys(values.get("seeds", [0])))
         if not seeds:
             self._report(("seeds",), "names no seed")
+        if any(seed < 0 for seed in seeds):
+            self._report(("seeds",), "seeds are whole numbers from 0")
         return ExperimentSpec(
             name=str(self._name),
             title=values.get("title", ""),
@@ -299,6 +314,9 @@ class _Reader:
         for path, name in named:
             if name not in evaluations:
                 self._report(path, f"no evaluation stage of this name; {did_you_mean(name, evaluations)}")
+        for arm in arms:
+            self._check_comparison(arm, values.get("before"), values.get("after"))
+        self._check_unseen(values.get("unseen_tasks", []), [stages[name] for _, name in named if name in evaluations])
         names = [arm.name for arm in arms]
         if values.get("baseline") and values["baseline"] not in names:
             self._report(("report", "baseline"), f"no arm of this name; {did_you_mean(values['baseline'], names)}")
@@ -306,6 +324,52 @@ class _Reader:
             self._report(("report", "paper"), f"no such result; {did_you_mean(values['paper'], RESULTS)}")
         lists = {key: tuple(values.pop(key)) for key in ("unseen_tasks", "curve") if key in values}
         return ReportSpec(**lists, **values)
+
+    def _check_comparison(self, arm: Arm, before: str | None, after: str | None) -> None:
+        """A gain is a gain only if both evaluations play under the same settings."""
+        if before not in arm.stages or after not in arm.stages:
+            return
+        first, second = (_played_with(arm, arm.stages[name]) for name in (before, after))
+        for key in sorted(first.keys() | second.keys()):
+            if first.get(key) != second.get(key):
+                kept = " and ".join(
+                    f"{name!r} {settings[key]!r}" if key in settings else f"{name!r} the default"
+                    for name, settings in ((before, first), (after, second))
+                )
+                self._report(
+                    ("report", "after"),
+                    f"arm '{arm.name}' is evaluated under other settings than before, '{key}': {kept}; an evaluation "
+                    "takes over those of the training, so write it in both stages",
+                )
+
+    def _check_unseen(self, unseen: list[str], evaluations: list[StageSpec]) -> None:
+        for index, task in enumerate(unseen):
+            for stage in evaluations:
+                tasks = _played_tasks(stage)
+                if tasks and task not in tasks:
+                    message = f"'{stage.name}' does not play this task; {did_you_mean(task, tasks)}"
+                    self._report(("report", "unseen_tasks", index), message)
+                    break
+
+
+def _played_tasks(stage: StageSpec) -> list[str]:
+    """Names of the tasks that an evaluation plays; none where that cannot be told here, which is reported elsewhere."""
+    if stage.settings.get("tasks"):
+        return stage.settings["tasks"]
+    try:
+        return [task.name for task in envs.list_tasks(stage.settings["suite"], stage.settings.get("env_config"))]
+    except (ValueError, UnavailableError):
+        return []
+
+
+def _played_with(arm: Arm, stage: StageSpec) -> dict[str, Any]:
+    """Settings under which an evaluation plays, those included that it takes over from the training of its policy."""
+    settings = {"dtype": stage.settings.get("dtype") or "float32"}
+    training = arm.stages.get(stage.inputs["policy"])
+    if training is not None and training.kind.name == "grpo":
+        settings = taken_over(training.settings, stage.settings["suite"])
+        settings |= {"dtype": stage.settings.get("dtype") or settings["dtype"]}
+    return settings | (stage.settings.get("env_config") or {})
 
 
 def _existing_folder(path: str) -> str:

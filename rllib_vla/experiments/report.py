@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rllib_vla.cli.problems import readable_path
 from rllib_vla.evaluation.comparison import Estimate, success_estimate
+from rllib_vla.evaluation.report import EvaluationReport
 from rllib_vla.experiments import figures, findings
 from rllib_vla.experiments.behaviour_report import behaviour_sections
 from rllib_vla.experiments.engine import describe
@@ -75,10 +76,20 @@ def _success(run: RunResults) -> Section | None:
     if not rows:
         return None
     text = (
-        f"Success in percent with 95 % intervals, {_decoding(run)}. With three seeds or more intervals are Student's "
-        "over the seeds; with fewer Wilson's over the episodes, which leaves out how much trainings differ."
+        f"Success in percent with 95 % intervals, {_decoding(run)}. Intervals cover the choice of scenes (Wilson's) "
+        "and, with three seeds or more, the spread of trainings (Student's), whichever reaches further."
     )
-    return Section("Success", text, table=(header, rows))
+    return Section("Success", text + _lost_episodes(run), table=(header, rows))
+
+
+def _lost_episodes(run: RunResults) -> str:
+    reports = {
+        node.digest: EvaluationReport.load(run.folder(node))
+        for node, state, _ in run.stage_states()
+        if node.kind.name == "evaluate" and state == "finished"
+    }
+    lost = sum(report.num_simulator_failures for report in reports.values())
+    return f" {lost} episodes were lost to failed simulators and do not count." if lost else ""
 
 
 def _success_figure(run: RunResults) -> Section | None:

@@ -13,6 +13,7 @@ from rllib_vla.experiments.engine import FINISHED_FILE, PLAN_FILE, is_finished
 from rllib_vla.experiments.kinds.grpo import TRAINING_FOLDER
 from rllib_vla.experiments.plan import Node, Plan
 from rllib_vla.experiments.spec import ReportSpec
+from rllib_vla.logging.result_view import read_results
 from rllib_vla.reporting.results import Study, load_study
 
 
@@ -81,8 +82,7 @@ class RunResults:
                 episodes = [e for e in report.episodes if tasks is None or e.task in tasks]
                 if not episodes:
                     continue
-                summary = report.summarize(episodes)
-                same[digest] = Count(summary.success_rate * summary.num_independent, summary.num_independent)
+                same[digest] = report.summarize(episodes).count
             found[seed] = same[digest]
         return found
 
@@ -93,12 +93,10 @@ class RunResults:
             for digest in self.plan.runs[arm, seed].values():
                 node = self.plan.nodes[digest]
                 path = self.folder(node) / TRAINING_FOLDER
-                if node.kind.name == "grpo" and list(path.glob("*/result.json")):
+                # A training that has just begun has a file, but no result in it.
+                if node.kind.name == "grpo" and any(read_results(file.parent) for file in path.glob("*/result.json")):
                     folders.append(path)
-        try:
-            return load_study(folders) if folders else None
-        except ValueError:  # begun, but without a first result
-            return None
+        return load_study(folders) if folders else None
 
     def stage_states(self) -> list[tuple[Node, str, float | None]]:
         """Returns every stage with its state (finished, begun, to do) and the seconds it took."""

@@ -55,7 +55,11 @@ def training_score(flat: dict[str, Any]) -> tuple[str, float] | None:
 
 
 def read_results(trial_dir: str | Path) -> list[dict[str, Any]]:
-    """Returns the flattened results of a trial, one per iteration (of repeated ones, the last counts)."""
+    """Returns the flattened results of a trial, one per iteration.
+
+    An iteration that comes again means that the trial went on from an earlier checkpoint: what was written of this and
+    later iterations before belongs to weights that were given up.
+    """
     by_iteration: dict[int, dict[str, Any]] = {}
     path = Path(trial_dir) / "result.json"
     if not path.is_file():
@@ -65,8 +69,9 @@ def read_results(trial_dir: str | Path) -> list[dict[str, Any]]:
             result = json.loads(line)
         except json.JSONDecodeError:
             continue  # the last line of a run that was killed
-        by_iteration[result.get("training_iteration", 0)] = flatten(result)
-    return [by_iteration[iteration] for iteration in sorted(by_iteration)]
+        iteration = result.get("training_iteration", 0)
+        by_iteration = {i: kept for i, kept in by_iteration.items() if i < iteration} | {iteration: flatten(result)}
+    return list(by_iteration.values())
 
 
 class TimeToGo:

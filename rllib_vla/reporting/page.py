@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -98,7 +99,7 @@ def make_sections(study: Study, *, axes: Sequence[str] | None = None) -> list[Se
             raise ValueError(f"'{name}' does not differ between the trials; swept parameters: {swept}")
     sections = [_overview(study), _configurations(study), _success(study)]
     x_y = list(axes or study.swept)[:2]
-    if len(x_y) == 2:
+    if len(x_y) == 2 and not all(math.isnan(configuration.score) for configuration in study.configurations):
         text = (
             "Final success, mean over seeds and over all other parameters. Differences smaller than the intervals "
             "in the table above mean little. *: measured at an earlier iteration than others."
@@ -156,9 +157,9 @@ def _configurations(study: Study) -> Section:
 
 def _success(study: Study) -> Section:
     text = (
-        "Dots: greedy evaluation on held-out scenes. Bands: 95 % intervals; with three seeds or more Student's over "
-        "the seeds, with fewer Wilson's over the episodes, which leaves out how much trainings differ. Thin lines: "
-        "success of sampled training trajectories."
+        "Dots: greedy evaluation on held-out scenes. Bands: 95 % intervals, Wilson's for the choice of scenes and, "
+        "with three seeds or more, Student's for the spread of trainings, whichever reaches further; with fewer seeds "
+        "they leave out how much trainings differ. Thin lines: success of sampled training trajectories."
     )
     return figure_section("Success", text, "success", figures.success_figure(study))
 

@@ -133,8 +133,7 @@ class Configuration:
     def curve(self) -> list[Point]:
         """Evaluated success with 95 % intervals.
 
-        From three seeds on, the interval is Student's over the seeds: it says how much trainings differ. Below that
-        it is Wilson's over all episodes: it says how sure the success rates of these very trainings are.
+        Intervals cover the choice of scenes and, from three seeds on, how much trainings differ: `success_estimate`.
         """
         by_iteration: dict[int, list[Evaluation]] = {}
         for trial in self.trials:

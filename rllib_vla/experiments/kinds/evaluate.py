@@ -66,6 +66,11 @@ class EvaluateKind(StageKind):
         temperature = settings.get("temperature")
         if temperature is not None and temperature <= 0:
             text.report(("temperature",), f"must be positive, got {temperature}; leave it out to decode greedily")
+        videos = str(settings.get("videos", 0))
+        if videos not in ("failed", "all") and not videos.isdecimal():
+            text.report(("videos",), f"must be 'failed', 'all' or a number, got {videos!r}")
+        if settings.get("num_simulators", 0) < 0:
+            text.report(("num_simulators",), f"must not be negative, got {settings['num_simulators']}")
         return settings
 
     def prepare(self, run: StageRun) -> list[str]:

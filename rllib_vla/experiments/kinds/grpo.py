@@ -19,6 +19,7 @@ from rllib_vla.cli.extends import EXTENDS, resolve_extends
 from rllib_vla.cli.problems import InputError, KeyPath
 from rllib_vla.cli.yaml_lines import Document
 from rllib_vla.experiments.kinds.base import CHECKPOINT, POLICY, RLLIB, StageKind, StageRun, StageText
+from rllib_vla.scene_keys import SCENE_KEYS
 
 TRAINING_FOLDER, _FILE = "train", "grpo.yaml"
 # Where `config` says what the stage fills in: in a section, or flat.
@@ -124,6 +125,17 @@ def _newest_checkpoint(training: Path) -> tuple[Path | None, list[str]]:
         if checkpoint is not None:
             return checkpoint, reasons
     return None, reasons
+
+
+def taken_over(settings: dict[str, Any], suite: str) -> dict[str, Any]:
+    """Returns what an evaluation on a suite takes over from a stage's training: simulator settings and `dtype`."""
+    config = settings.get("config") or {}
+    model = _get(config, ("rl_module", "model_config")) or config.get("model_config") or {}
+    found = {"dtype": model.get("dtype") or "float32"}
+    if suite == (settings.get("env") or config.get("env") or _get(config, ("environment", "env"))):
+        simulator = _get(config, ("environment", "env_config")) or config.get("env_config") or {}
+        found |= {key: value for key, value in simulator.items() if key not in SCENE_KEYS}
+    return found
 
 
 def _is_searched(experiment: Experiment) -> bool:

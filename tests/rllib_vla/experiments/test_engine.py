@@ -1,7 +1,9 @@
 import json
 import os
 import signal
+import subprocess
 import sys
+import textwrap
 import threading
 import time
 
@@ -141,3 +143,29 @@ def test_sigterm_reaches_the_command(tmp_path):
 
 def test_exit_codes_are_handed_on():
     assert run_command([sys.executable, "-c", "raise SystemExit(3)"]) == 3
+
+
+def test_a_stage_that_survives_its_run_keeps_a_second_run_out(spec, tmp_path):
+    stage = textwrap.dedent("""
+        import sys, time
+        print("up", flush=True)
+        time.sleep(60)
+    """)
+    program = textwrap.dedent(f"""
+        import sys
+        from pathlib import Path
+        from rllib_vla.experiments.engine import _locked, run_command
+        with _locked(Path({str(tmp_path)!r})) as lock:
+            run_command([sys.executable, "-c", {stage!r}], keep_open=lock)
+    """)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert process.stdout.readline() == "up\n"
+        process.kill()
+        process.wait()
+        with pytest.raises(InputError, match="a stage of a run that was killed"):
+            run(make_plan(spec, (0,)), tmp_path, FakeCommands())
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)

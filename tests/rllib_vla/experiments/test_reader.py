@@ -44,6 +44,18 @@ def test_settings_of_the_command_line_reach_every_arm(text):
         ("after: after", "after: rl", "toy.report.after: no evaluation stage of this name"),
         ("stop: {training_iteration: 1}", "stop: {}", "toy.yaml:12: rl.stop: names no criterion"),
         ("{training: {m", "{seed: 3, training: {m", "rl.config.seed: does not belong here: see 'seeds'"),
+        ("seeds: [0, 1]", "seeds: [0, -1]", "toy.seeds: seeds are whole numbers from 0"),
+        (
+            "{kind: evaluate, policy: rl,",
+            "{kind: evaluate, videos: fialed, policy: rl,",
+            "after.videos: must be 'failed'",
+        ),
+        ("{kind: evaluate, policy: rl,", "{kind: evaluate, num_simulators: -1, policy: rl,", "must not be negative"),
+        (
+            "baseline: paper,",
+            "unseen_tasks: [go_up],",
+            "unseen_tasks[0]: 'before' does not play this task; valid: go_left",
+        ),
     ],
 )
 def test_mistakes_are_named_with_their_place(text, before, after, message):
@@ -64,6 +76,28 @@ def test_a_policy_that_is_not_there(text, tmp_path):
 
 def test_an_unknown_stage_on_the_command_line(text):
     assert "--config: afer: no stage of this name; did you mean 'after'?" in problems(text, {"afer": {}})
+
+
+def test_a_stage_is_left_out_on_the_command_line(text):
+    spec = parse_experiment(
+        parse_yaml(text.replace("after: after, ", ""), source="toy.yaml"), "toy.yaml", {"after": None}
+    )
+    assert list(spec.arms[0].stages) == ["before", "rl"]
+
+
+def test_a_stage_s_settings_on_the_command_line_are_a_mapping(text):
+    assert "--config: rl: expected a mapping of settings, or null to leave the stage out" in problems(text, {"rl": 5})
+
+
+def test_before_and_after_play_under_the_same_settings(text):
+    changed = {"rl": {"config": {"environment": {"env_config": {"tolerance": 0.4, "tasks": ["go_left"]}}}}}
+    (problem, _) = problems(text, changed)
+    assert problem.startswith(
+        "toy.yaml:18: toy.report.after: arm 'paper' is evaluated under other settings than before, 'tolerance': "
+        "'before' the default and 'after' 0.4;"
+    )
+    same = {stage: {"env_config": {"tolerance": 0.4}} for stage in ("before", "after")}
+    parse_experiment(parse_yaml(text, source="toy.yaml"), "toy.yaml", changed | same)
 
 
 def test_a_search_is_refused(text):

@@ -98,3 +98,10 @@ def test_results_survive_a_kill_and_repeated_iterations(tmp_path):
     text = "\n".join(json.dumps(line) for line in lines) + '\n{"training_iter'
     (tmp_path / "result.json").write_text(text)
     assert read_results(tmp_path) == [{"training_iteration": 1, "a/b": 1}, {"training_iteration": 2, "a/b": 2}]
+
+
+def test_results_of_weights_that_were_given_up_are_gone(tmp_path):
+    """Killed after iteration 4, resumed from the checkpoint of iteration 2, ended at 3."""
+    lines = [{"training_iteration": i, "x": x} for i, x in ((1, 0), (2, 0), (3, 0), (4, 0), (3, 1))]
+    (tmp_path / "result.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [(r["training_iteration"], r["x"]) for r in read_results(tmp_path)] == [(1, 0), (2, 0), (3, 1)]
