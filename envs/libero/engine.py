@@ -21,7 +21,7 @@ from envs.base import UnavailableError
 
 # Other MuJoCo releases go wrong with robosuite 1.4, most without any error: 3.3.3 and later change textures,
 # 3.4 and later throw objects that start in slight penetration into the air, 3.10 and later raise.
-# hf-libero keeps the path of its assets in `_assets_path_cache`, which `set_assets_path` sets; LIBERO from git does not.
+# hf-libero keeps the path of its assets where `set_assets_path` sets it; LIBERO from git does not.
 REQUIRED_VERSIONS = {"mujoco": "3.3.0", "robosuite": "1.4.0", "hf-libero": "0.1.4"}
 INSTALL_HINT = (
     "pip install mujoco==3.3.0 && pip install --no-deps robosuite==1.4.0 hf-libero==0.1.4 bddl==1.0.1 "

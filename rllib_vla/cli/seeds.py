@@ -23,9 +23,7 @@ def _seeds() -> None:
 @app.command()
 def robotwin(
     task: Annotated[str, typer.Argument(help="Name of the task.")],
-    out: Annotated[Path, typer.Option(help="Folder of the lists; what is there stays.")] = Path(
-        "robotwin_seeds"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder of the lists; what is there stays.")] = Path("robotwin_seeds"),
     split: Annotated[str, typer.Option(help="'train' or 'eval'.")] = "train",
     num: Annotated[int | None, typer.Option(help="Solved seeds in the list at the end (default: 1000 or 128).")] = None,
     first: Annotated[int | None, typer.Option(help="Seed to start with (default: SimpleVLA-RL's).")] = None,
@@ -36,8 +34,8 @@ def robotwin(
 ) -> None:
     """Let RoboTwin's expert try seeds, and write down which it solves.
 
-    Use the lists with env_config's 'seeds_path'. Takes seconds to a minute per seed. A list that is there already goes on:
-    its seeds are not tried again, its solved ones count.
+    Use the lists with env_config's 'seeds_path'. Takes seconds to a minute per seed. A list that is there already goes
+    on: its seeds are not tried again, its solved ones count.
     """
     with input_errors_as_panel():
         prepare_process()

@@ -5,7 +5,6 @@ import pytest
 
 import envs
 
-
 LIFT = envs.list_scenes("libero_blocks", "eval", ["lift_red_cube"])
 
 

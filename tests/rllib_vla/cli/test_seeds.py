@@ -58,7 +58,11 @@ def test_a_list_goes_on_where_it_was_left(seeds, tmp_path):
     assert asked == [100_000, 100_001, 100_003]
     path = tmp_path / "out" / "robotwin2_train_seeds.json"
     entry = json.loads(path.read_text())["lift_pot"]
-    assert (entry["success_seeds"], entry["not_success_seeds"], entry["total_tried"]) == ([100_000, 100_003], [100_002], 4)
+    assert (entry["success_seeds"], entry["not_success_seeds"], entry["total_tried"]) == (
+        [100_000, 100_003],
+        [100_002],
+        4,
+    )
     assert seeds("rlinf", [], "lift_pot", "--num", "2", asked=asked).exit_code == 0
     assert len(asked) == 3
     path.write_text("{")
