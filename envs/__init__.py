@@ -196,6 +196,11 @@ def make_env(suite: str, **env_config: Any) -> ManipulationEnv:
     return _env_class(suite)(**env_config)
 
 
+def config_keys(suite: str) -> tuple[str, ...]:
+    """Returns the keys that `env_config` may have for a suite; of a mixture, those that any member knows."""
+    return tuple(dict.fromkeys(key for name in member_names(suite) for key in _env_class(name).CONFIG_KEYS))
+
+
 def validate_env_config(suite: str, env_config: Mapping[str, Any], also: Sequence[str] = ()) -> None:
     """Checks the keys of `env_config`. ValueError for an unknown one; names the nearest valid key.
 
@@ -204,8 +209,7 @@ def validate_env_config(suite: str, env_config: Mapping[str, Any], also: Sequenc
         env_config: Settings of the environment.
         also: Keys that are valid besides those of the suite's environment class.
     """
-    own = (key for name in member_names(suite) for key in _env_class(name).CONFIG_KEYS)
-    valid = dict.fromkeys([*also, *own])
+    valid = dict.fromkeys([*also, *config_keys(suite)])
     for key in env_config:
         if key not in valid:
             raise unknown_name(f"key in env_config of suite {suite!r}", key, valid)
@@ -281,6 +285,7 @@ __all__ = [
     "Scene",
     "Suite",
     "TaskInfo",
+    "config_keys",
     "frame_rate",
     "get_suite",
     "list_instructions",

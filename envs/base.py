@@ -156,6 +156,8 @@ class ManipulationEnv(gym.Env[dict[str, Any], np.ndarray], abc.ABC):
         action_dim: Number of dimensions of one action.
         supports_snapshots: Whether `save_state` and `load_state` work. Without them, one environment object plays one
             episode at a time, and every trajectory that is played at the same time needs an object of its own.
+        observes_end: Whether `step` returns the observation after the end of an episode. No policy acts on it: where it
+            is set to False, an environment may return an empty one instead and save a frame.
     """
 
     CONFIG_KEYS: ClassVar[tuple[str, ...]]
@@ -164,6 +166,7 @@ class ManipulationEnv(gym.Env[dict[str, Any], np.ndarray], abc.ABC):
     chunk_size: int
     action_dim: int
     supports_snapshots: bool = True
+    observes_end: bool = True
 
     @property
     @abc.abstractmethod

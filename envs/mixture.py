@@ -98,7 +98,9 @@ class MixedEnv(ManipulationEnv):
 
     def step(self, chunk: np.ndarray) -> tuple[dict[str, Any], SupportsFloat, bool, bool, dict[str, Any]]:
         """Executes a chunk on the environment of the running episode."""
-        return self._playing().step(chunk)
+        env = self._playing()
+        env.observes_end = self.observes_end
+        return env.step(chunk)
 
     def render(self) -> np.ndarray:  # type: ignore[override]  # gymnasium's own result type fits nothing
         """Returns the running episode's video frame."""

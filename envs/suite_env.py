@@ -145,6 +145,8 @@ class SuiteEnv(ManipulationEnv):
     def step(self, chunk):
         """Executes up to `chunk_size` actions, ``[n, action_dim]``; see `ManipulationEnv`.
 
+        Without `observes_end`, the observation after the end of the episode is empty and nothing is rendered.
+
         Raises:
             gymnasium.error.ResetNeeded: When no episode is running.
             ValueError: For a chunk of a wrong shape or with a value that is not finite.
@@ -158,7 +160,7 @@ class SuiteEnv(ManipulationEnv):
         self._num_steps += num_steps
         truncated = not success and self._num_steps >= self.max_control_steps
         self._ended = success or truncated
-        observation = self.observe()
+        observation = self.observe() if self.observes_end or not self._ended else {}
         info = {
             base.NUM_CONTROL_STEPS: num_steps,
             base.SUCCESS: success,

@@ -21,7 +21,8 @@ from envs.base import UnavailableError
 
 # Other MuJoCo releases go wrong with robosuite 1.4, most without any error: 3.3.3 and later change textures,
 # 3.4 and later throw objects that start in slight penetration into the air, 3.10 and later raise.
-REQUIRED_VERSIONS = {"mujoco": "3.3.0", "robosuite": "1.4.0"}
+# hf-libero keeps the path of its assets where `set_assets_path` sets it; LIBERO from git does not.
+REQUIRED_VERSIONS = {"mujoco": "3.3.0", "robosuite": "1.4.0", "hf-libero": "0.1.4"}
 INSTALL_HINT = (
     "pip install mujoco==3.3.0 && pip install --no-deps robosuite==1.4.0 hf-libero==0.1.4 bddl==1.0.1 "
     "(see requirements.txt and requirements-libero.txt)"
@@ -44,8 +45,6 @@ def check_versions() -> None:
                 f"{package} {found} is installed, but only {package} {required} is known to simulate LIBERO "
                 f"correctly. Run: {INSTALL_HINT}"
             )
-    if importlib.util.find_spec("libero") is None:
-        raise EngineError(f"hf-libero is not installed. Run: {INSTALL_HINT}")
 
 
 def load_engine(render_device: str | int | Sequence[int] = render_devices.AUTO) -> None:

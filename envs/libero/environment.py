@@ -145,9 +145,17 @@ class LiberoEnv(SuiteEnv):
     # --- for experts and tools -----------------------------------------------------------------------------
 
     def object_state(self) -> base.ObjectState:
+        """Returns the state of the task's object as the observation shows it; see `ManipulationEnv`.
+
+        Poses and contacts are computed for the present state: what MuJoCo holds of them may be another trajectory's.
+        The simulation does not change.
+        """
         from envs.libero.object_state import observe_object
 
-        return observe_object(self.robosuite_env)
+        stepper = self._workspace().stepper
+        with stepper.observed_state():
+            mujoco.mj_collision(stepper.model, stepper.data)
+            return observe_object(self.robosuite_env)
 
     @property
     def robosuite_env(self) -> Any:

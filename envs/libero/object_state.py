@@ -15,8 +15,8 @@ _FINGERS = ("left_finger", "right_finger")
 def observe_object(robosuite_env: Any) -> ObjectState:
     """Returns the state of the first object of interest of the current BDDL problem.
 
-    Contacts are those of the last simulation step. LIBERO calls an object grasped when both fingers touch it, which
-    also holds for an object that both fingers push from behind; here they have to press from opposite sides as well.
+    Poses and contacts are those that MuJoCo's data hold. LIBERO calls an object grasped when both fingers touch it,
+    which also holds for an object that both fingers push from behind; here they have to press from opposite sides too.
 
     Args:
         robosuite_env: A `BDDLBaseDomain` with one arm.

@@ -48,7 +48,10 @@ def take_snapshot(stepper: ChunkStepper) -> SimulatorSnapshot:
 
 
 def restore_snapshot(stepper: ChunkStepper, snapshot: SimulatorSnapshot) -> None:
-    """Puts `snapshot` into the simulation that `stepper` drives; the model must be the same."""
+    """Puts `snapshot` into the simulation that `stepper` drives; the model must be the same.
+
+    Poses and contacts stay those of the former state until the next step, or until somebody computes them.
+    """
     model, data, env = stepper.model, stepper.data, stepper.env
     model.body_pos[:] = snapshot.body_pos
     model.body_quat[:] = snapshot.body_quat

@@ -46,7 +46,7 @@ def check_engine() -> Finding:
     from envs.libero.suites import tasks
 
     check_versions()
-    versions = [f"{package} {importlib.metadata.version(package)}" for package in (*REQUIRED_VERSIONS, "hf-libero")]
+    versions = [f"{package} {importlib.metadata.version(package)}" for package in REQUIRED_VERSIONS]
     infos = [(suite, info) for suite in tasks.SUITES for info in tasks.load_tasks(suite)]
     files = [find(suite, info.name) for suite, info in infos for find in (tasks.bddl_file, tasks.initial_states_file)]
     missing = [str(path) for path in files if not path.is_file()]

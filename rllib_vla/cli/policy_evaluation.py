@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import typer
 from rich.console import Console
 
-import envs
 from envs.base import UnavailableError
+from rllib_vla.algorithms.grpo import GRPOConfig
 from rllib_vla.checkpoints import fingerprint
 from rllib_vla.cli.evaluation_target import EvaluationTarget
 from rllib_vla.cli.problems import InputError, readable_path
+from rllib_vla.env_runners.group_env_runner import policy_misfit
+from rllib_vla.env_runners.simulator_pool import AllSimulatorsFailedError
 from rllib_vla.evaluation.episode_log import EpisodeLog
-from rllib_vla.evaluation.evaluator import Videos, evaluate_policy
+from rllib_vla.evaluation.evaluator import EvaluationError, Videos, evaluate_policy
 from rllib_vla.evaluation.protocol import EvaluationProtocol
 
 
@@ -43,7 +46,8 @@ def evaluate_target(
     Suite, tasks and simulator settings that are not given are those the policy was trained with.
 
     Raises:
-        InputError: Something names what does not exist.
+        InputError: Something names what does not exist, or the policy does not fit the suite.
+        typer.Exit: The simulators do nothing but fail; the cause is on standard error, what was played stays in `out`.
     """
     trained_with = None if target.algo_class is None else target.load_config()
     if suite is None:
@@ -80,12 +84,8 @@ def evaluate_target(
             dtype=None if dtype is None else getattr(torch, dtype),
             unnorm_key=unnorm_key,
         )
-        (_, action_dim) = envs.make_spaces(suite, **env_config)[1].shape
-        if policy.config.action_dim != action_dim:
-            raise InputError(
-                f"the policy's actions have {policy.config.action_dim} dimensions, those of {suite} {action_dim}: "
-                "it was made for another suite"
-            )
+        if message := policy_misfit(policy.config, GRPOConfig().environment(suite, env_config=env_config)):
+            raise InputError(message)
         with console.status(f"0/{num_episodes} episodes") as status:
             successes = sum(result.success for result in log.results) if log is not None else 0
 
@@ -110,6 +110,9 @@ def evaluate_target(
             )
     except (ValueError, FileNotFoundError, NotImplementedError, UnavailableError) as error:
         raise InputError(str(error)) from error
+    except (EvaluationError, AllSimulatorsFailedError) as error:
+        Console(stderr=True).print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None
     console.print(report.to_markdown(), highlight=False, markup=False, soft_wrap=True)
     if out is not None:
         console.print(f"Report: {readable_path(report.save(out))}", highlight=False)

@@ -23,11 +23,9 @@ def _seeds() -> None:
 @app.command()
 def robotwin(
     task: Annotated[str, typer.Argument(help="Name of the task.")],
-    out: Annotated[Path, typer.Option(help="Folder of the lists; what is there for other tasks stays.")] = Path(
-        "robotwin_seeds"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder of the lists; what is there stays.")] = Path("robotwin_seeds"),
     split: Annotated[str, typer.Option(help="'train' or 'eval'.")] = "train",
-    num: Annotated[int | None, typer.Option(help="Solved seeds to find (default: 1000 or 128).")] = None,
+    num: Annotated[int | None, typer.Option(help="Solved seeds in the list at the end (default: 1000 or 128).")] = None,
     first: Annotated[int | None, typer.Option(help="Seed to start with (default: SimpleVLA-RL's).")] = None,
     max_tried: Annotated[int, typer.Option(help="Give up after so many seeds.")] = 10_000,
     robotwin_root: Annotated[str | None, typer.Option(help="Folder of the RoboTwin checkout, 1.0 or 2.0.")] = None,
@@ -36,7 +34,8 @@ def robotwin(
 ) -> None:
     """Let RoboTwin's expert try seeds, and write down which it solves.
 
-    Use the lists with env_config's 'seeds_path'. Takes seconds to a minute per seed.
+    Use the lists with env_config's 'seeds_path'. Takes seconds to a minute per seed. A list that is there already goes
+    on: its seeds are not tried again, its solved ones count.
     """
     with input_errors_as_panel():
         prepare_process()
@@ -45,7 +44,7 @@ def robotwin(
         from envs.robotwin.real.checkout import find_any_checkout
         from envs.robotwin.real.expert import check_expert, try_seeds
         from envs.robotwin.real.process import SimulatorProcessError
-        from envs.robotwin.real.seeds import FIRST_SEEDS, MAX_SCENES, add_to_seed_file, file_names
+        from envs.robotwin.real.seeds import FIRST_SEEDS, MAX_SCENES, add_to_seed_file, file_names, tried_seeds
         from envs.robotwin.real.tasks import SUITE_OF_VERSION
 
         if split not in MAX_SCENES:
@@ -58,6 +57,8 @@ def robotwin(
             checkout = find_any_checkout(settings.get("robotwin_root"))
             if task not in checkout.task_names():
                 raise InputError([Problem(f"unknown task; {did_you_mean(task, checkout.task_names())}", source="TASK")])
+            path = out / file_names(checkout.version, split)[0]
+            known = tried_seeds(path, task)
             env = envs.make_env(SUITE_OF_VERSION[checkout.version], **settings)
             with console.status("starting the simulator"):
                 check_expert(checkout, env.start_process(), settings.get("robotwin_python"))
@@ -66,17 +67,19 @@ def robotwin(
 
         start = FIRST_SEEDS[checkout.version][split] if first is None else first
         wanted = MAX_SCENES[split] if num is None else num
-        path = out / file_names(checkout.version, split)[0]
-        outcomes: dict[int, str] = {}
+        counts = Counter(known.values())
+        if known:
+            console.print(f"Seeds tried before: {len(known)}, solved: {counts['success']}", highlight=False)
         try:
             with console.status("") as status:
-                for seed, outcome, detail in try_seeds(env, task, start, wanted, max_tried):
-                    outcomes[seed] = outcome
-                    solved = Counter(outcomes.values())["success"]
-                    status.update(f"{solved}/{wanted} solved, {len(outcomes)} tried; last: {seed} {outcome} {detail}")
-                    add_to_seed_file(path, task, outcomes)  # after each one: it may take hours
+                to_solve = wanted - counts["success"]
+                for seed, outcome, detail in try_seeds(env, task, start, to_solve, max_tried, skip=known):
+                    add_to_seed_file(path, task, {seed: outcome})  # after each one: it may take hours
+                    counts[outcome] += 1
+                    solved = f"{counts['success']}/{wanted} solved, {counts.total()} tried"
+                    status.update(f"{solved}; last: {seed} {outcome} {detail}")
         finally:
             env.close()
-        counts = ", ".join(f"{count} {outcome}" for outcome, count in Counter(outcomes.values()).most_common())
-        console.print(f"{readable_path(path)}: {task} seeds from {start}: {counts}", highlight=False)
-    raise typer.Exit(0 if Counter(outcomes.values())["success"] >= wanted else 1)
+        told = ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
+        console.print(f"{readable_path(path)}: {task} seeds from {start}: {told}", highlight=False)
+    raise typer.Exit(0 if counts["success"] >= wanted else 1)

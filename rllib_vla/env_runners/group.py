@@ -123,7 +123,7 @@ class Member:
         token_mask = np.arange(len(tokens)) < reply.num_control_steps * self._tokens_per_control_step
         self.episode.custom_data["num_control_steps"] += reply.num_control_steps
         self.episode.custom_data["success"] = reply.success
-        # A finished trajectory has no further observation: nobody acts on it, so it was not rendered.
+        # A finished trajectory has no further observation: nobody acts on it (`ManipulationEnv.observes_end`).
         observation = self.episode.get_observations(-1) if reply.done else reply.observation
         self.episode.add_env_step(
             observation=observation,

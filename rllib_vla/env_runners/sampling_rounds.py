@@ -84,7 +84,8 @@ class SamplingRounds:
     Args:
         env_runner_group: The runners; a single local one plays its requests as soon as they are started.
         max_staleness: Rounds that may be under way beside the one that is being waited for.
-        timeout_s: Seconds without any result after which a wait counts as failed; None: no limit.
+        timeout_s: Seconds that a wait may take; runners without an answer by then are overdue: later waits do not wait
+            for them as long as others answer. None: no limit.
         restore: Brings back runners that were restarted.
     """
 
@@ -101,6 +102,7 @@ class SamplingRounds:
         self._timeout_s = timeout_s
         self._restore = restore
         self._under_way: dict[int, deque[list[GroupRequest]]] = defaultdict(deque)  # runner -> shares, oldest first
+        self._overdue: set[int] = set()  # runners that a wait gave up on, and that have not answered since
         self._local_results: list[SampleResult] = []
         self._failed_waits = 0
         self._num_refusals = 0
@@ -111,8 +113,17 @@ class SamplingRounds:
         return self._runners.num_remote_env_runners() == 0
 
     def requests_under_way(self) -> list[GroupRequest]:
-        """Returns the requests without a result yet, in the order of their group ids."""
-        requests = [request for shares in self._under_way.values() for share in shares for request in share]
+        """Returns the requests whose results are waited for, in the order of their group ids.
+
+        Those of overdue runners are not among them: their groups count as lost, unless they come after all.
+        """
+        requests = [
+            request
+            for worker, shares in self._under_way.items()
+            if worker not in self._overdue
+            for share in shares
+            for request in share
+        ]
         return sorted(requests, key=lambda request: request.group_id)
 
     def start(
@@ -181,6 +192,7 @@ class SamplingRounds:
         alive = set(self._runners.healthy_env_runner_ids())
         nothing_left = self._runners.num_in_flight_async_reqs(_TAG) == 0
         for worker in [worker for worker in self._under_way if nothing_left or worker not in alive]:
+            self._overdue.discard(worker)
             lost = [request.group_id for share in self._under_way.pop(worker) for request in share]
             if lost:
                 logger.warning(f"Environment runner {worker} is gone; groups {lost} are lost with it.")
@@ -200,16 +212,33 @@ class SamplingRounds:
     def _fetch(self, for_all: bool) -> list[SampleResult]:
         deadline = None if self._timeout_s is None else time.monotonic() + self._timeout_s
         results: list[SampleResult] = []
-        while self.requests_under_way() and (deadline is None or time.monotonic() < deadline):
+        while self._is_waiting(results):
+            if deadline is not None and time.monotonic() >= deadline:
+                self._mark_overdue()
+                break
             fetched = self._runners.fetch_ready_async_reqs(tags=_TAG, timeout_seconds=_POLL_S)
             for worker, result in fetched:
                 if self._under_way[worker]:
                     self._under_way[worker].popleft()  # an actor answers in the order of its calls
+                self._overdue.discard(worker)
                 results.append(result)
             self.forget_lost_requests()
             if results and not for_all:
                 break
         return results
+
+    def _is_waiting(self, results: list[SampleResult]) -> bool:
+        """Whether more results are waited for; those of overdue runners only while there is none at all."""
+        return bool(self.requests_under_way()) or (not results and any(self._under_way.values()))
+
+    def _mark_overdue(self) -> None:
+        for worker, shares in self._under_way.items():
+            if shares and worker not in self._overdue:
+                logger.warning(
+                    f"Environment runner {worker} did not answer within `sample_timeout_s`; sampling goes on without "
+                    "it until it does."
+                )
+                self._overdue.add(worker)
 
     def _count_refusals(self, num_refusals: int) -> None:
         """A restarted runner refuses what waits in its queue until the weights arrive there, and nothing after."""

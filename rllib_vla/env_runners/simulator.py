@@ -76,7 +76,7 @@ class Simulator:
     def __init__(self, suite: str, env_config: dict[str, Any], render_share: RenderShare | None = None):
         if render_share is not None:
             set_share(render_share)
-        self._env = make_env(suite, **env_config)
+        self._env = _make_env(suite, env_config)
         self._initial: OrderedDict[Scene, tuple[Any, dict]] = OrderedDict()
         self._snapshots: dict[int, Any] = {}
         self._loaded_slot: int | None = None
@@ -154,7 +154,7 @@ class SimulatorWithoutSnapshots:
     def __init__(self, suite: str, env_config: dict[str, Any], render_share: RenderShare | None = None):
         if render_share is not None:
             set_share(render_share)
-        self._make_env = lambda: make_env(suite, **env_config)
+        self._make_env = lambda: _make_env(suite, env_config)
         self._envs: dict[int, ManipulationEnv] = {}
 
     def execute(self, requests: list[Request], record_frames: bool = False) -> list[Reply]:
@@ -181,6 +181,12 @@ class SimulatorWithoutSnapshots:
 def simulator_class(suite: str) -> type[Simulator] | type[SimulatorWithoutSnapshots]:
     """Returns the class that plays `suite`."""
     return Simulator if supports_snapshots(suite) else SimulatorWithoutSnapshots
+
+
+def _make_env(suite: str, env_config: dict[str, Any]) -> ManipulationEnv:
+    env = make_env(suite, **env_config)
+    env.observes_end = False  # replies have no observation after the end
+    return env
 
 
 def _step(env: ManipulationEnv, request: Request, record_frames: bool) -> Reply:

@@ -13,11 +13,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.exceptions import RayError, RayTaskError
 
+from envs import supports_snapshots
 from envs.render_devices import RenderShare
 from rllib_vla.env_runners.simulator import Reply, Request, simulator_class
 
 logger = logging.getLogger("ray.rllib")
+
+TIMEOUT_S = 60.0
+# Environments without snapshots run a process of their own, with time limits that say more (RoboTwin: up to 360 s).
+TIMEOUT_WITHOUT_SNAPSHOTS_S = 500.0
 
 
 class SimulatorError(RuntimeError):
@@ -58,6 +64,20 @@ def make_lanes(num_simulators: int, slots_per_simulator: int, lanes_per_simulato
         for lane in range(lanes_per_simulator)
         for simulator in range(num_simulators)
     ]
+
+
+def failure_cause(error: BaseException) -> str:
+    """Returns one line about why a call to a simulator failed.
+
+    What an environment's error says after its first line (the standard error of RoboTwin's process) is left out.
+    """
+    if isinstance(error, RayTaskError) and type(error.cause) is not RayError:  # else: a cause that cannot be pickled
+        error = error.cause
+    lines = str(error).strip().splitlines()
+    if not lines:
+        return repr(error)
+    # Ray's own errors, e.g. of a dead process, end with the cause.
+    return lines[-1].strip() if isinstance(error, RayError) else f"{type(error).__name__}: {lines[0]}"
 
 
 def _render_share(number: int) -> RenderShare:
@@ -110,11 +130,11 @@ class InProcessSimulatorPool:
             if self._consecutive_failures >= self._max_consecutive_failures:
                 raise AllSimulatorsFailedError(
                     f"{self._consecutive_failures} simulator failures in a row without a single executed chunk. "
-                    f"The last one: {error!r}"
+                    f"The last one: {failure_cause(error)}"
                 ) from error
             self._simulator.close()
             self._simulator = self._make_simulator()
-            completed = Completed(lane, error=SimulatorError(f"the simulator raised: {error!r}"))
+            completed = Completed(lane, error=SimulatorError(f"the simulator raised {failure_cause(error)}"))
         self._completed.append(completed)
 
     def wait(self) -> list[Completed]:
@@ -142,8 +162,10 @@ class ActorSimulatorPool:
         lanes_per_simulator: Outstanding calls per simulator.
         num_cpus_per_simulator: Logical CPUs reserved per actor.
         strategy_of: Maps the number of a simulator to Ray's scheduling strategy for it; None: Ray's default.
-        timeout_s: Seconds one request (one chunk) may take before its simulator counts as hung.
-        start_timeout_s: Extra seconds for the first call of a fresh simulator (model building, compilation).
+        timeout_s: Seconds one request (one chunk) may take before its simulator counts as hung; None: `TIMEOUT_S`, and
+            `TIMEOUT_WITHOUT_SNAPSHOTS_S` for a suite without snapshots.
+        start_timeout_s: Extra seconds for the first call of each lane of a fresh simulator (model building,
+            compilation; without snapshots every slot starts an environment of its own).
         max_consecutive_failures: Failures without an executed chunk in between after which the pool gives up.
         first_number: Number of this pool's first simulator among those of all pools; it spreads them over GPUs.
     """
@@ -158,7 +180,7 @@ class ActorSimulatorPool:
         lanes_per_simulator: int = 2,
         num_cpus_per_simulator: float = 1.0,
         strategy_of: Callable[[int], Any] | None = None,
-        timeout_s: float = 60.0,
+        timeout_s: float | None = None,
         start_timeout_s: float = 300.0,
         max_consecutive_failures: int = 8,
         first_number: int = 0,
@@ -170,13 +192,16 @@ class ActorSimulatorPool:
             scheduling_strategy=strategy_of(index)
         ).remote(suite, env_config, _render_share(first_number + index))
         self._actors = [self._make_actor(index) for index in range(num_simulators)]
-        self._is_fresh = [True] * num_simulators
         self._num_restarts = [0] * num_simulators
+        if timeout_s is None:
+            timeout_s = TIMEOUT_S if supports_snapshots(suite) else TIMEOUT_WITHOUT_SNAPSHOTS_S
         self._timeout_s = timeout_s
         self._start_timeout_s = start_timeout_s
         self._max_consecutive_failures = max_consecutive_failures
         self._consecutive_failures = 0
-        self._in_flight: dict[ray.ObjectRef, tuple[Lane, float]] = {}
+        self._in_flight: dict[ray.ObjectRef, tuple[Lane, float]] = {}  # call -> lane, seconds it may take; oldest first
+        self._busy_since = [0.0] * num_simulators  # when the oldest call of each simulator began
+        self._answered: set[Lane] = set()  # lanes that their present simulator has answered before
         self.lanes = make_lanes(num_simulators, slots_per_simulator, lanes_per_simulator)
         self.num_failures = 0
 
@@ -184,11 +209,10 @@ class ActorSimulatorPool:
         """Starts executing `requests` (at most one per slot of the lane); returns at once."""
         simulator = lane.simulator_index
         ref = self._actors[simulator].execute.remote(requests, record_frames)
-        waiting = sum(other.simulator_index == simulator for other, _ in self._in_flight.values())
-        allowance = self._timeout_s * len(lane.slots) * (1 + waiting)
-        if self._is_fresh[simulator]:
-            allowance += self._start_timeout_s
-        self._in_flight[ref] = (lane, time.monotonic() + allowance)
+        if simulator not in self._deadlines():
+            self._busy_since[simulator] = time.monotonic()
+        allowance = self._timeout_s * len(lane.slots) + (0.0 if lane in self._answered else self._start_timeout_s)
+        self._in_flight[ref] = (lane, allowance)
 
     def wait(self) -> list[Completed]:
         """Blocks until at least one call completed or failed; returns all that did.
@@ -198,8 +222,7 @@ class ActorSimulatorPool:
         """
         while self._in_flight:
             refs = list(self._in_flight)
-            first_deadline = min(deadline for _, deadline in self._in_flight.values())
-            timeout = min(max(first_deadline - time.monotonic(), 0.0), 5.0)
+            timeout = min(max(min(self._deadlines().values()) - time.monotonic(), 0.0), 5.0)
             ready, _ = ray.wait(refs, num_returns=1, timeout=timeout)
             if ready:
                 ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
@@ -230,7 +253,8 @@ class ActorSimulatorPool:
         except Exception as error:
             return self._restart(lane.simulator_index, error)
         del self._in_flight[ref]
-        self._is_fresh[lane.simulator_index] = False
+        self._busy_since[lane.simulator_index] = time.monotonic()
+        self._answered.add(lane)
         if any(reply.num_control_steps for reply in replies):  # starting a scene proves little: steps may still fail
             self._consecutive_failures = 0
         return [Completed(lane, replies)]
@@ -243,9 +267,16 @@ class ActorSimulatorPool:
             return outcome
         return Completed(outcome.lane, error=SimulatorError(f"simulator {simulator} failed in another lane"))
 
+    def _deadlines(self) -> dict[int, float]:
+        """Returns when the oldest call of each busy simulator has to be answered; its others wait behind it."""
+        deadlines: dict[int, float] = {}
+        for lane, allowance in self._in_flight.values():
+            deadlines.setdefault(lane.simulator_index, self._busy_since[lane.simulator_index] + allowance)
+        return deadlines
+
     def _collect_overdue(self) -> list[Completed]:
         now = time.monotonic()
-        overdue = {lane.simulator_index for lane, deadline in self._in_flight.values() if deadline < now}
+        overdue = [simulator for simulator, deadline in self._deadlines().items() if deadline <= now]
         outcomes = []
         for simulator in overdue:
             error = TimeoutError(f"no answer within simulator_timeout_s={self._timeout_s:g} per chunk")
@@ -254,7 +285,7 @@ class ActorSimulatorPool:
 
     def _restart(self, simulator: int, error: BaseException) -> list[Completed]:
         """Replaces a simulator and fails all its outstanding lanes."""
-        cause = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
+        cause = failure_cause(error)
         logger.warning(f"Simulator {simulator} failed and is restarted: {cause}")
         self.num_failures += 1
         self._consecutive_failures += 1
@@ -267,7 +298,7 @@ class ActorSimulatorPool:
             ) from error
         self._actors[simulator] = self._make_actor(simulator)
         self._num_restarts[simulator] += 1
-        self._is_fresh[simulator] = True
+        self._answered = {lane for lane in self._answered if lane.simulator_index != simulator}
         lost = [ref for ref, (lane, _) in self._in_flight.items() if lane.simulator_index == simulator]
         failure = SimulatorError(f"simulator {simulator} failed: {cause}")
         return [Completed(self._in_flight.pop(ref)[0], error=failure) for ref in lost]

@@ -30,6 +30,13 @@ class ForgetsTheSteps(toy_suite.ToyEnv):
         self._current = toy_suite._State(snapshot["scene"], np.random.default_rng().uniform(-0.2, 0.2, 2), np.ones(2))
 
 
+class ForgetsAlways(toy_suite.ToyEnv):
+    """Goes on from a snapshot where the episode began, every time."""
+
+    def load_state(self, snapshot):
+        self.reset(options={"scene": snapshot.scene})
+
+
 class NeverEnds(toy_suite.ToyEnv):
     """Ignores its step limit and rewards what is no success."""
 
@@ -94,7 +101,8 @@ def test_toy_suite_keeps_the_contract():
     ("env", "message"),
     [
         (NotDeterministic, "the same scene gives another observation"),
-        (ForgetsTheSteps, "continued from a snapshot twice gives two results"),
+        (ForgetsTheSteps, "continued from a snapshot goes on otherwise"),
+        (ForgetsAlways, "continued from a snapshot goes on otherwise"),
         (NeverEnds, "must mean the same"),
         (TakesAnything, "a NaN must raise ValueError"),
         (SameStates, "held-out scene go_left 0 starts like training scene go_left 0"),

@@ -6,9 +6,13 @@ import sys
 import pytest
 
 from envs.libero import engine
+from tests.conftest import ROOT
 
 
-@pytest.mark.parametrize(("package", "version"), [("mujoco", "3.4.0"), ("mujoco", "3.2.7"), ("robosuite", "1.5.2")])
+@pytest.mark.parametrize(
+    ("package", "version"),
+    [("mujoco", "3.4.0"), ("mujoco", "3.2.7"), ("robosuite", "1.5.2"), ("hf-libero", "0.1.3")],
+)
 def test_other_versions_are_refused(monkeypatch, package, version):
     installed = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version if name == package else installed(name))
@@ -16,13 +20,25 @@ def test_other_versions_are_refused(monkeypatch, package, version):
         engine.check_versions()
 
 
-def test_missing_package_says_how_to_install_it(monkeypatch):
+@pytest.mark.parametrize("package", ["mujoco", "hf-libero"])
+def test_missing_package_says_how_to_install_it(monkeypatch, package):
+    """LIBERO from git has the module `libero`, but it is not the package that was tested."""
+    installed = importlib.metadata.version
+
     def version(name):
-        raise importlib.metadata.PackageNotFoundError(name)
+        if name == package:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    with pytest.raises(engine.EngineError, match=r"mujoco is not installed.*pip install"):
+    with pytest.raises(engine.EngineError, match=rf"{package} is not installed.*pip install.*hf-libero==0.1.4"):
         engine.check_versions()
+
+
+def test_the_versions_are_those_of_the_requirements():
+    lines = [line for name in ("requirements.txt", "requirements-libero.txt") for line in (ROOT / name).open()]
+    pinned = dict(line.strip().split("==") for line in lines if "==" in line)
+    assert {package: pinned[package] for package in engine.REQUIRED_VERSIONS} == engine.REQUIRED_VERSIONS
 
 
 def test_processes_started_together_load_without_prompt_or_shared_files(tmp_path):

@@ -110,3 +110,12 @@ def test_objects_are_those_of_the_scenes_suite():
     for env in (mixed, alone):
         env.reset(options={"scene": scene})
     assert mixed.object_state() == alone.object_state()
+
+
+def test_the_member_learns_that_nobody_observes_the_end():
+    mixed = envs.make_env(MIXED)
+    for observes_end in (False, True):
+        mixed.observes_end = observes_end
+        mixed.reset(options={"scene": envs.list_scenes(FAR, "train")[0]})
+        mixed.step(np.zeros((8, 7)))
+        assert mixed._members[FAR].observes_end == observes_end

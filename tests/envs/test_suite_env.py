@@ -71,6 +71,21 @@ def test_success_ends_the_episode_within_a_chunk():
         env.step(chunk(1.0))
 
 
+@pytest.mark.parametrize("value", [0.0, 2.0])
+def test_the_end_is_not_observed_where_nobody_looks(value):
+    """Whether it is a failure or a success; all else is the same."""
+    outcomes = []
+    for observes_end in (True, False):
+        env = CountingEnv(max_control_steps=8)
+        env.observes_end = observes_end
+        env.reset(options={"scene": scene()})
+        *before, (observation, *outcome, info) = play(env, value, 2)
+        assert [reply[0] for reply in before] == [{"total": 4 * value}]
+        assert observation == ({"total": min(8 * value, 10)} if observes_end else {})
+        outcomes.append((*outcome, info["num_control_steps"], info["success"], env.total))
+    assert outcomes[0] == outcomes[1]
+
+
 @pytest.mark.parametrize(("task_id", "limit", "expected"), [(0, None, 12), (1, None, 30), (1, 6, 6)])
 def test_the_limit_cuts_the_last_chunk(task_id, limit, expected):
     env = CountingEnv(max_control_steps=limit)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
-_PACKAGES = (*REQUIRED_VERSIONS, "hf-libero", "numpy", "numba", "scipy")
+_PACKAGES = (*REQUIRED_VERSIONS, "numpy", "numba", "scipy")
 # What the eye sees and the physics does not.
 _LOOKS = ("tex_", "mat_", "mesh_normal", "mesh_texcoord", "skin_", "vis", "cam_", "light_")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from envs.base import UnavailableError
@@ -39,7 +40,7 @@ def check_expert(checkout: Checkout, report: dict[str, Any], python: str | None)
 
 
 def try_seeds(
-    env: RoboTwinEnv, task: str, first: int, num_solved: int, max_tried: int
+    env: RoboTwinEnv, task: str, first: int, num_solved: int, max_tried: int, skip: Collection[int] = ()
 ) -> Iterator[tuple[int, str, str]]:
     """Tries one seed after the other until enough were solved.
 
@@ -49,14 +50,15 @@ def try_seeds(
         first: The first seed.
         num_solved: Ends after so many solved seeds.
         max_tried: Ends after so many seeds.
+        skip: Seeds that are not tried and do not count.
 
     Yields:
         Seed, outcome (one of `robotwin_child.main.OUTCOMES`) and detail.
     """
     solved = 0
-    for seed in range(first, first + max_tried):
+    for seed in itertools.islice((seed for seed in itertools.count(first) if seed not in skip), max_tried):
+        if solved >= num_solved:
+            return
         outcome, detail = env.try_expert(task, seed)
         solved += outcome == "success"
         yield seed, outcome, detail
-        if solved >= num_solved:
-            return

@@ -6,10 +6,11 @@ that RoboTwin's expert solved. Their files are read here, and `rllib seeds` writ
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,13 @@ from envs.robotwin.real.checkout import Checkout
 MAX_SCENES = {"train": 1000, "eval": 128}
 # Where SimpleVLA-RL starts to look for seeds.
 FIRST_SEEDS = {1: {"train": 100_000, "eval": 100_000_000}, 2: {"train": 100_000, "eval": 100_100_000}}
+# Lists of a task in a seed file -> what the expert made of the seeds in them, of `robotwin_child.main.OUTCOMES`.
+_OUTCOME_OF_LIST = {
+    "success_seeds": "success",
+    "setup_demo_fail_seeds": "setup_demo_fail",
+    "play_once_fail_seeds": "play_once_fail",
+    "not_success_seeds": "not_success",
+}
 # Without a list, a scene is the first of so many seeds whose objects come to rest.
 CANDIDATES_PER_SCENE = 20
 
@@ -91,9 +99,15 @@ def file_names(version: int, split: str) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=8)
 def _read(path: Path, modified_ns: int) -> Mapping[str, tuple[int, ...]]:
-    try:
+    with _as_seeds_error(path):
         entries = json.loads(path.read_text(encoding="utf-8"))
         return {task: tuple(int(seed) for seed in entry["success_seeds"]) for task, entry in entries.items()}
+
+
+@contextlib.contextmanager
+def _as_seeds_error(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SeedsError(
             f"cannot read the seeds in {path}: {error!r}. Expected {{task: {{'success_seeds': [...]}}}}"
@@ -105,24 +119,51 @@ def read_seed_file(path: Path) -> Mapping[str, tuple[int, ...]]:
     return _read(path, path.stat().st_mtime_ns)
 
 
+def tried_seeds(path: Path, task: str) -> dict[int, str]:
+    """Returns the outcome of each seed of a task that a file lists, if there is one; see `add_to_seed_file`.
+
+    Raises:
+        SeedsError: It is no seed file.
+    """
+    return _outcomes(path, _entries(path).get(task, {}))
+
+
 def add_to_seed_file(path: Path, task: str, outcomes: Mapping[int, str]) -> None:
-    """Replaces the entry of a task in a seed file, which is made if there is none.
+    """Adds seeds to the lists of a task in a seed file, which is made if there is none. What is there stays.
 
     Args:
         path: The file.
         task: Name of the task.
         outcomes: Of each tried seed, one of `robotwin_child.main.OUTCOMES`.
+
+    Raises:
+        SeedsError: `path` is no seed file; it is left as it is.
     """
-    entries: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    kinds = {"success_seeds": "success", "setup_demo_fail_seeds": "setup_demo_fail"}
-    kinds |= {"play_once_fail_seeds": "play_once_fail", "not_success_seeds": "not_success"}
-    entries[task] = {"task_name": task, "total_tried": len(outcomes)} | {
-        key: [seed for seed, outcome in outcomes.items() if outcome == kind] for key, kind in kinds.items()
+    entries = _entries(path)
+    entry = entries.get(task, {})
+    before = _outcomes(path, entry)
+    known = {**before, **outcomes}
+    num_tried = entry.get("total_tried", len(before)) + len(known) - len(before)  # files may list solved ones alone
+    entries[task] = {**entry, "task_name": task, "total_tried": num_tried} | {
+        name: [seed for seed, outcome in known.items() if outcome == wanted]
+        for name, wanted in _OUTCOME_OF_LIST.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")
     scratch.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
     scratch.replace(path)
+
+
+def _entries(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    read_seed_file(path)  # refuses what is no seed file
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _outcomes(path: Path, entry: Mapping[str, Any]) -> dict[int, str]:
+    with _as_seeds_error(path):
+        return {int(seed): outcome for name, outcome in _OUTCOME_OF_LIST.items() for seed in entry.get(name, ())}
 
 
 def _find_file(path: Path, version: int, split: str) -> Path | None:

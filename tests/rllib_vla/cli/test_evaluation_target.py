@@ -1,5 +1,6 @@
 """What `rllib evaluate` and `rllib export` load."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -50,4 +51,28 @@ def test_hub_ids_are_fetched_and_local_paths_are_not(toy_policy_dir, tmp_path, m
 def test_a_policy_for_another_number_of_arms_is_refused(two_armed_toy_policy_dir):
     run = CliRunner().invoke(app, ["evaluate", two_armed_toy_policy_dir, "--suite", SUITE])
     assert run.exit_code == 2
-    assert f"actions have 14 dimensions, those of {SUITE} 7: it was made for another suite" in run.stderr
+    message = f"chunks are 25 actions of 14 dimensions, but {SUITE} takes at most 8 of 7: it was made for another suite"
+    assert message in run.stderr
+
+
+def test_chunks_that_are_too_long_are_refused_with_the_remedy(toy_policy_dir):
+    def stderr(suite, **config):
+        run = CliRunner().invoke(app, ["evaluate", toy_policy_dir, "--suite", suite, "--config", json.dumps(config)])
+        assert run.exit_code == 2
+        return run.stderr
+
+    told = stderr("libero_blocks", chunk_size=4)
+    assert "chunks are 8 actions of 7 dimensions, but libero_blocks takes at most 4 of 7: set `chunk_size: 8`" in told
+    assert "--config '{chunk_size: 8}'" in told
+
+
+@pytest.mark.parametrize("fault_scene", [None, 0])
+def test_failing_simulators_end_an_evaluation_without_a_traceback(toy_policy_dir, fault_scene):
+    """Whether the pool gives up or all episodes are lost."""
+    config = {"fault": "raise", "fault_scene": fault_scene}
+    arguments = ["--suite", SUITE, "--num-scenes", "1" if fault_scene == 0 else "4", "--repeats", "3"]
+    run = CliRunner().invoke(app, ["evaluate", toy_policy_dir, *arguments, "--config", json.dumps(config)])
+    assert run.exit_code == 1
+    assert isinstance(run.exception, SystemExit)
+    assert "Error: " in run.stderr
+    assert "RuntimeError: the toy simulator broke" in run.stderr

@@ -12,11 +12,19 @@ OUTCOMES = {100_000: "success", 100_001: "setup_demo_fail", 100_002: "not_succes
 
 @pytest.fixture
 def seeds(tmp_path, monkeypatch):
-    """Returns a function (flavour, stand-ins, *arguments) -> result of the command, whose expert is scripted."""
-    monkeypatch.delenv("RLLIB_VLA_ROBOTWIN_ROOT", raising=False)
-    monkeypatch.setattr(RoboTwinEnv, "try_expert", lambda self, task, seed: (OUTCOMES[seed], ""))
+    """Returns a function (flavour, stand-ins, *arguments) -> result of the command, whose expert is scripted.
 
-    def run(flavour, standins, *arguments):
+    `asked` gets the seeds that are tried.
+    """
+    monkeypatch.delenv("RLLIB_VLA_ROBOTWIN_ROOT", raising=False)
+
+    def run(flavour, standins, *arguments, asked=None):
+        def try_expert(self, task, seed):
+            if asked is not None:
+                asked.append(seed)
+            return OUTCOMES[seed], ""
+
+        monkeypatch.setattr(RoboTwinEnv, "try_expert", try_expert)
         report = {"standins": standins, "versions": {"python": "3.10.0", "numpy": "1.26.4"}}
         monkeypatch.setattr(RoboTwinEnv, "start_process", lambda self: report)
         root = tmp_path / flavour
@@ -37,6 +45,31 @@ def test_solved_seeds_are_written_down(seeds, tmp_path):
     entry = json.loads((tmp_path / "out" / "robotwin2_train_seeds.json").read_text())["lift_pot"]
     assert entry["success_seeds"] == [100_000, 100_003]
     assert entry["total_tried"] == 4
+
+
+def test_a_list_goes_on_where_it_was_left(seeds, tmp_path):
+    """Also after a try from another seed: nothing that was found is lost or tried again."""
+    asked = []
+    first = seeds("rlinf", [], "lift_pot", "--num", "2", "--first", "100002", "--max-tried", "1")
+    assert first.exit_code == 1
+    again = seeds("rlinf", [], "lift_pot", "--num", "2", asked=asked)
+    assert again.exit_code == 0, again.text
+    assert "Seeds tried before: 1, solved: 0" in again.text
+    assert asked == [100_000, 100_001, 100_003]
+    path = tmp_path / "out" / "robotwin2_train_seeds.json"
+    entry = json.loads(path.read_text())["lift_pot"]
+    assert (entry["success_seeds"], entry["not_success_seeds"], entry["total_tried"]) == (
+        [100_000, 100_003],
+        [100_002],
+        4,
+    )
+    assert seeds("rlinf", [], "lift_pot", "--num", "2", asked=asked).exit_code == 0
+    assert len(asked) == 3
+    path.write_text("{")
+    damaged = seeds("rlinf", [], "lift_pot", "--num", "2")
+    assert damaged.exit_code == 2
+    assert "cannot read the seeds" in damaged.text
+    assert path.read_text() == "{"
 
 
 def test_too_few_solved_seeds_are_a_failure(seeds):

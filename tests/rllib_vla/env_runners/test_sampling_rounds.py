@@ -1,5 +1,7 @@
 """Requests on their way to environment runners. The runners are stand-ins that answer when the test says so."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from rllib_vla.algorithms.grpo import GRPO, grpo
@@ -201,15 +203,70 @@ def test_one_success_starts_the_count_anew():
         rounds.wait(for_all=True)
 
 
-def test_a_hung_runner_does_not_hold_up_a_timed_wait():
+@pytest.fixture
+def timed(monkeypatch):
+    """Returns a function that replaces the clock of a group of runners: only polling takes time; returns the clock."""
+
+    def replace(group):
+        now, fetch = [0.0], group.fetch_ready_async_reqs
+
+        def poll(*, tags, timeout_seconds):
+            now[0] += timeout_seconds
+            return fetch(tags=tags, timeout_seconds=timeout_seconds)
+
+        group.fetch_ready_async_reqs = poll
+        monkeypatch.setattr(sampling_rounds, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        return lambda: now[0]
+
+    return replace
+
+
+def test_a_hung_runner_costs_one_timeout_and_comes_back(timed):
     group = StandInGroup(StandIn(1), StandIn(2))
-    group.ready = {2}
-    rounds = rounds_of(group, timeout_s=0.2)
+    clock, group.ready = timed(group), {2}
+    rounds = rounds_of(group, timeout_s=50.0)
     rounds.start(requests(2), 0)
     assert ids(rounds.wait(for_all=True).groups) == [1]
-    assert [r.group_id for r in rounds.requests_under_way()] == [0]
+    assert clock() >= 50.0
+    started = clock()
+    assert rounds.requests_under_way() == []  # else the next iteration would begin with a wait for it
     assert rounds.start(requests(2, first=2), 0) == []  # the hung one gets nothing more
     assert ids(rounds.wait(for_all=True).groups) == [2, 3]
+    assert clock() - started < 1.0
+    group.ready = {1, 2}
+    rounds.start(requests(1, first=4), 0)
+    assert ids(rounds.wait(for_all=True).groups) == [0, 4]
+    rounds.start(requests(2, first=5), 0)
+    assert [r.group_id for r in rounds.requests_under_way()] == [5, 6]
+    assert [worker for worker, _ in group.calls] == [1, 2]
+    assert clock() - started < 1.0
+
+
+def test_a_hung_runner_that_is_replaced_is_waited_for_again(timed):
+    group = StandInGroup(StandIn(1), StandIn(2))
+    timed(group)
+    group.ready = {2}
+    rounds = rounds_of(group, timeout_s=50.0)
+    rounds.start(requests(2), 0)
+    rounds.wait(for_all=True)
+    group.die(1)
+    rounds.forget_lost_requests()
+    group.healthy.add(1)
+    rounds.start(requests(2, first=2), 0)
+    assert [r.group_id for r in rounds.requests_under_way()] == [2, 3]
+
+
+def test_nothing_but_hung_runners_are_waited_for_and_stop_the_run(timed):
+    group = StandInGroup(StandIn(1))
+    clock, group.ready = timed(group), set()
+    rounds = rounds_of(group, timeout_s=50.0)
+    assert rounds.start(requests(1), 0) == []
+    for _ in range(sampling_rounds.MAX_FAILED_ROUNDS - 1):
+        assert rounds.wait(for_all=True).groups == []
+        assert rounds.start(requests(1, first=1), 0) == requests(1, first=1)
+    with pytest.raises(RuntimeError, match="did not answer within `sample_timeout_s`"):
+        rounds.wait(for_all=True)
+    assert clock() >= 50.0 * sampling_rounds.MAX_FAILED_ROUNDS
 
 
 def test_a_local_runner_plays_at_once():

@@ -110,6 +110,51 @@ def test_step_limit_ends_without_success_and_without_observation():
     assert replies[-2].observation is not None
 
 
+@pytest.mark.parametrize(
+    ("suite", "config"),
+    [
+        ("libero_blocks", {"stepping": "fast", "image_size": 32}),
+        ("libero_blocks", {"stepping": "exact", "image_size": 32}),
+        ("bimanual", {"renderer": "numpy", "image_size": 32, "chunk_size": 8}),
+    ],
+)
+def test_frames_after_the_end_are_saved_and_nothing_else_changes(suite, config):
+    if suite == "bimanual":
+        pytest.importorskip("sapien")
+    scenes = [scene for scene in envs.list_scenes(suite, "eval") if scene.index == 0][:2]
+
+    def play(observes_end):
+        simulator = Simulator(suite, {**config, "max_control_steps": 20})
+        env, num_frames = simulator._env, [0]
+        env.observes_end = env.observes_end or observes_end
+        observe = env.observe
+
+        def counted():
+            num_frames[0] += 1
+            return observe()
+
+        env.observe = counted
+        replies = []
+        for _ in range(2):  # the second time the starts are known
+            replies += simulator.execute([Request(i, scene=scene, object_state=True) for i, scene in enumerate(scenes)])
+            for call in range(3):
+                chunks = [chunks_for(slot)[call] for slot in range(2)]
+                if suite == "bimanual":
+                    chunks = [np.tile(chunk, 2) for chunk in chunks]
+                requests = [Request(slot, chunk=chunk, object_state=True) for slot, chunk in enumerate(chunks)]
+                replies += simulator.execute(requests, record_frames=True)
+        simulator.close()
+        return replies, num_frames[0]
+
+    (saved, num_saved), (whole, num_whole) = play(False), play(True)
+    assert all(same(a, b) and a.object_state == b.object_state for a, b in zip(saved, whole, strict=True))
+    assert all(np.array_equal(a.frame, b.frame) for a, b in zip(saved, whole, strict=True))  # videos show the end
+    ended = [reply for reply in whole if reply.done]
+    assert len(ended) == 4
+    assert all(reply.frame is not None for reply in ended)
+    assert num_whole - num_saved == 4
+
+
 def test_frames_are_returned_on_request():
     simulator = Simulator(SUITE, {})
     assert simulator.execute([Request(0, scene=SCENES[0])])[0].frame is None

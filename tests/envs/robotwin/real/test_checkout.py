@@ -1,12 +1,22 @@
 import json
+import re
 
 import pytest
 
 import envs
 from envs.robotwin.real import checkout as checkouts
+from envs.robotwin.real import tasks
 from envs.robotwin.real.checkout import CheckoutError, find_any_checkout, find_assets, find_checkout, make_view
-from envs.robotwin.real.seeds import CANDIDATES_PER_SCENE, SeedLists, SeedsError, add_to_seed_file, read_seed_file
+from envs.robotwin.real.seeds import (
+    CANDIDATES_PER_SCENE,
+    SeedLists,
+    SeedsError,
+    add_to_seed_file,
+    read_seed_file,
+    tried_seeds,
+)
 from envs.robotwin.real.tasks import step_limits
+from tests.conftest import ROOT
 from tests.robotwin_checkouts import TASKS_1, TASKS_2, make_assets, make_checkout
 
 FLAVOURS = ["main", "stable_2.0", "simplevla", "rlinf", "robotwin1"]
@@ -109,6 +119,29 @@ def test_seeds_that_nobody_tried_are_used_only_when_asked_for(tmp_path):
     assert len(set(tried)) == len(tried) == 2 * 128 * CANDIDATES_PER_SCENE
 
 
+def test_seeds_are_added_to_what_a_file_has(tmp_path):
+    path = tmp_path / "robotwin2_train_seeds.json"
+    add_to_seed_file(path, "lift_pot", {5: "success", 6: "setup_demo_fail"})
+    add_to_seed_file(path, "lift_pot", {4: "success"})
+    add_to_seed_file(path, "lift_pot", {4: "success"})
+    assert tried_seeds(path, "lift_pot") == {5: "success", 4: "success", 6: "setup_demo_fail"}
+    assert tried_seeds(path, "handover_mic") == tried_seeds(tmp_path / "none.json", "lift_pot") == {}
+    entry = json.loads(path.read_text())["lift_pot"]
+    assert (entry["success_seeds"], entry["total_tried"]) == ([5, 4], 3)
+
+
+def test_seeds_are_added_to_lists_of_solved_ones_alone(tmp_path):
+    path = tmp_path / "train_seeds.json"
+    path.write_text(json.dumps({"lift_pot": {"success_seeds": [8, 5], "total_tried": 40, "by": "RLinf"}}))
+    add_to_seed_file(path, "lift_pot", {6: "not_success", 9: "success"})
+    entry = json.loads(path.read_text())["lift_pot"]
+    assert (entry["success_seeds"], entry["total_tried"], entry["by"]) == ([8, 5, 9], 42, "RLinf")
+    path.write_text("[17]")
+    with pytest.raises(SeedsError, match="cannot read the seeds in"):
+        add_to_seed_file(path, "lift_pot", {6: "success"})
+    assert path.read_text() == "[17]"
+
+
 def test_seed_files_are_written_as_they_are_read(tmp_path):
     path = tmp_path / "lists" / "robotwin2_train_seeds.json"
     add_to_seed_file(path, "lift_pot", {5: "success", 6: "setup_demo_fail", 7: "play_once_fail", 8: "success"})
@@ -134,6 +167,13 @@ def test_seed_files_are_written_as_they_are_read(tmp_path):
     path.write_text('{"lift_pot": [1, 2]}')
     with pytest.raises(SeedsError, match="cannot read the seeds"):
         SeedLists(checkout, path.parent).num_scenes("lift_pot", "train")
+
+
+def test_the_documented_step_limits_are_the_ones_used():
+    (row,) = (line for line in (ROOT / "docs/robotwin.md").read_text().splitlines() if line.startswith("| step limit"))
+    groups = re.findall(r"((?:\w+_\w+(?:, | and )?)+) (\d+)", row.partition("; 1.0")[0])
+    told = {task: int(limit) for names, limit in groups for task in re.split(r", | and ", names)}
+    assert told == {task: limit for task, limit in tasks._SIMPLEVLA_LIMITS_2.items() if limit != 200}
 
 
 def test_step_limits(tmp_path):
