@@ -10,7 +10,8 @@ from policies.openvla_oft import OpenVLAOFTConfig
 from rllib_vla.model_path import resolve_model_path
 from rllib_vla.sft.config import SFTConfig
 from rllib_vla.sft.evaluation import evaluation_protocol
-from rllib_vla.sft.main import open_reader, refuse_unfinished_run, select, task_names
+from rllib_vla.sft.main import refuse_unfinished_run
+from rllib_vla.sft.training_data import open_reader, select, task_names
 
 
 def check_readiness(config: SFTConfig) -> tuple[list[str], list[str]]:

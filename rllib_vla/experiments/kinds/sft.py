@@ -13,7 +13,8 @@ from rllib_vla.cli.search_space import merge
 from rllib_vla.experiments.kinds.base import DEMOS, POLICY, RLLIB, StageKind, StageRun, StageText
 from rllib_vla.sft.config import SFTConfig
 from rllib_vla.sft.config_values import SFTConfigError
-from rllib_vla.sft.main import CHECKPOINT_FOLDER, open_reader, select, task_names
+from rllib_vla.sft.main import CHECKPOINT_FOLDER
+from rllib_vla.sft.training_data import open_reader, select, task_names
 from rllib_vla.sft.training_state import read_progress
 
 _OUTPUT, _STATE, _FILE = "train", "training_state.pt", "sft.yaml"

@@ -11,19 +11,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from policies.openvla_oft import OpenVLAOFTPolicy
 from rllib_vla.experiments.kinds.base import RLLIB
-from rllib_vla.sft.config import SFTConfig
 from rllib_vla.sft.demonstrations import DemonstrationError
 from rllib_vla.sft.evaluation import BestCheckpoint
-from rllib_vla.sft.main import open_reader, run_sft, select, task_names
+from rllib_vla.sft.main import run_sft
 from rllib_vla.sft.training_state import read_progress
 from tests.conftest import ROOT
-from tests.rllib_vla.sft.conftest import write_demo_file
-
-
-def config_for(demos_dir, **changes):
-    values = {"num_steps": 4, "batch_size": 2, "log_every_steps": 2, "unnorm_key": "blocks", "device": "cpu"}
-    values |= {"demos_dir": str(demos_dir), "output_dir": str(demos_dir / "run"), "tasks": ["lift", "push"]}
-    return SFTConfig.from_dict(values | {"demos_per_task": 2} | changes)
+from tests.rllib_vla.sft.conftest import config_for, write_demo_file
 
 
 def test_checkpoint_loads_as_a_policy_that_knows_instructions_and_statistics(demos_dir):
@@ -97,16 +90,12 @@ def test_adapters_that_were_interrupted_give_the_same_checkpoint(demos_dir):
     assert not all(torch.equal(value, start[name]) for name, value in expected.items())
 
 
-TOY = "tests.toy_suite:SUITE"
-
-
 def toy_config(folder, **changes):
     """Demonstrations of the toy suite under the tasks' names, and an evaluation after each step."""
     write_demo_file(folder / "go_left_demo.hdf5", "go to the left target", [12, 12], size=96)
+    settings = {"tasks": ["go_left"], "suite": "tests.toy_suite:SUITE", "checkpoint_every_steps": 1, "batch_size": 1}
     evaluation = {"every_steps": 1, "num_scenes_per_task": 1, "env_config": {"tolerance": 0.4}}
-    return config_for(
-        folder, tasks=["go_left"], suite=TOY, evaluation=evaluation, checkpoint_every_steps=1, batch_size=1, **changes
-    )
+    return config_for(folder, **(settings | {"evaluation": evaluation} | changes))
 
 
 def test_the_best_policy_is_the_checkpoint(tmp_path, monkeypatch):
@@ -164,21 +153,6 @@ def test_cached_frames_and_listed_demonstrations_give_the_same_checkpoint(demos_
     expected = OpenVLAOFTPolicy.from_pretrained(first).model.state_dict()
     actual = OpenVLAOFTPolicy.from_pretrained(again).model.state_dict()
     assert all(torch.equal(value, actual[name]) for name, value in expected.items())
-
-
-def test_subset_seed_draws_other_demonstrations_with_the_same_weights_and_order(demos_dir):
-    reader = open_reader(config_for(demos_dir))
-    chosen = [
-        select(config_for(demos_dir, **seeds), reader, ["push"]) for seeds in ({}, {"subset_seed": 3}, {"seed": 3})
-    ]
-    assert chosen[0] != chosen[1] == chosen[2]
-
-
-def test_tasks_are_those_named_of_the_suite_or_all_there_are(demos_dir):
-    reader = open_reader(config_for(demos_dir))
-    assert task_names(config_for(demos_dir), reader) == ["lift", "push"]
-    assert task_names(config_for(demos_dir, tasks=None), reader) == ["lift", "push"]
-    assert task_names(config_for(demos_dir, tasks=None, suite=TOY), reader) == ["go_left", "go_right"]
 
 
 @pytest.mark.slow
