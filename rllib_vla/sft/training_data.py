@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import envs
+from envs.base import unknown_name
 from policies.openvla_oft import OpenVLAOFTPolicy
 from rllib_vla.sft.config import NO_GRIPPER, SFTConfig
 from rllib_vla.sft.dataset import ChunkDataset
@@ -61,26 +62,33 @@ def open_reader(config: SFTConfig) -> DemonstrationReader:
     """The reader of ``config.demos_dir``.
 
     Raises:
-        FileNotFoundError, DemonstrationError, ValueError: There is nothing that could be read.
+        FileNotFoundError, DemonstrationError, ValueError: There is nothing that could be read, or `demos` or
+            `instructions` name a task that does not exist.
     """
     layout = find_format(config.demos_dir) if config.demos_format == "auto" else config.demos_format
-    instructions = dict(config.instructions)
+    suite_instructions = {}
     options = {}
     if layout == "lerobot":
         options["rotate"] = config.rotate_frames
         if config.suite is not None:
-            instructions = {info.name: info.instruction for info in envs.list_tasks(config.suite)} | instructions
+            suite_instructions = {info.name: info.instruction for info in envs.list_tasks(config.suite)}
     elif config.rotate_frames:
         raise ValueError("'rotate_frames' is for LeRobot data sets: other layouts say which way up their frames are")
     convention = None if config.gripper_convention == NO_GRIPPER else config.gripper_convention
-    return open_demonstrations(
+    reader = open_demonstrations(
         config.demos_dir,
         layout,
         camera=config.camera,
-        instructions=instructions,
+        instructions=suite_instructions | config.instructions,
         gripper_convention=convention,
         **options,
     )
+    for key, tasks in (("demos", config.demos), ("instructions", config.instructions)):
+        for task in tasks:
+            valid = dict.fromkeys([*task_names(config, reader), *reader.tasks(), *suite_instructions])
+            if task not in valid:
+                raise unknown_name(f"task in '{key}'", task, valid)
+    return reader
 
 
 def task_names(config: SFTConfig, reader: DemonstrationReader) -> list[str]:
