@@ -12,11 +12,12 @@ import torch
 
 from rllib_vla.model_path import resolve_model_path
 from rllib_vla.sft.config import SFTConfig
+from rllib_vla.sft.demonstrations.loading import existing_folder
 from rllib_vla.sft.evaluation import BestCheckpoint, evaluation_protocol
 from rllib_vla.sft.policy import make_policy
 from rllib_vla.sft.trainer import SFTTrainer
 from rllib_vla.sft.training_data import make_dataset, open_reader, read_training_data, select, task_names
-from rllib_vla.sft.training_state import read_progress
+from rllib_vla.sft.training_state import STATE_FILE, read_progress
 from rllib_vla.sft.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -40,16 +41,20 @@ def run_sft(config: SFTConfig, *, resume: bool = False, on_log: OnLog | None = N
         FileExistsError: The output folder holds an unfinished run and `resume` is false.
         FileNotFoundError: Demonstrations, the checkpoint to start from, or the state to resume are missing.
         ValueError: Demonstrations or settings that cannot be used.
+        UnavailableError: The simulator that `evaluation` plays in needs something that is not there.
+        WorkerError: Training failed in one of several workers.
     """
-    refuse_unfinished_run(config, resume)
+    if not resume:
+        refuse_unfinished_run(config)
+    config = absolute_paths(config)
     if config.num_workers:
         from rllib_vla.sft.distributed import run_distributed
 
         # Mistakes that need no reading of whole files are found before any process is started.
-        reader = open_reader(config)
-        select(config, reader, task_names(config, reader))
         if config.evaluation:
             evaluation_protocol(config)
+        reader = open_reader(config)
+        select(config, reader, task_names(config, reader))
         return run_distributed(config, resume=resume)
     return train(config, resume=resume, on_log=on_log)
 
@@ -59,6 +64,8 @@ def train(
 ) -> Path:
     """Trains in this process, which may be one of several `workers`; see `run_sft`."""
     workers = workers or Workers()
+    if config.evaluation and workers.is_first:
+        evaluation_protocol(config)  # rather than hours later; the first worker plays
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     # Certain tokens have gradients too small for normal floats, and denormal arithmetic is many times slower.
@@ -72,6 +79,9 @@ def train(
     if resume:
         trainer.load_state()
         logger.info("resuming at step %d of %d", trainer.step, config.num_steps)
+    elif workers.is_first:
+        # If this run is killed before it saves its first state, an earlier run's must not be taken for it.
+        trainer.state_path.unlink(missing_ok=True)
     trained = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
     logger.info(
         "%d demonstrations of %d tasks, %d windows; %.2f M parameters, %.2f M of them trained",
@@ -88,22 +98,28 @@ def train(
     return target
 
 
-def refuse_unfinished_run(config: SFTConfig, resume: bool) -> None:
+def refuse_unfinished_run(config: SFTConfig) -> None:
     """Raises FileExistsError rather than training over the state of a run that was interrupted."""
-    done = read_progress(Path(config.output_dir) / "training_state.pt")
-    if not resume and done is not None and done < config.num_steps:
+    found = read_progress(Path(config.output_dir).expanduser() / STATE_FILE)
+    if found is not None and found.step < found.num_steps:
         raise FileExistsError(
-            f"{config.output_dir} holds a run that stopped at step {done}: continue it with --resume, or delete it"
+            f"{config.output_dir} holds a run that stopped at step {found.step} of {found.num_steps}: continue it with "
+            "--resume, or delete it"
         )
 
 
 def absolute_paths(config: SFTConfig) -> SFTConfig:
-    """The configuration with absolute folders, for processes that run in another one."""
-    paths = {
-        name: str(Path(value).expanduser().resolve())
-        for name in ("demos_dir", "output_dir", "cache_dir")
-        if (value := getattr(config, name)) is not None
-    }
+    """The configuration with absolute folders and checkpoint: it means the same in any working folder.
+
+    Hub ids stay as they are.
+
+    Raises:
+        FileNotFoundError: There is no `demos_dir`, or no checkpoint at `model_path`; names it as it was written.
+    """
+    paths = {"demos_dir": str(existing_folder(config.demos_dir).resolve())}
+    for name in ("output_dir", "cache_dir"):
+        if (value := getattr(config, name)) is not None:
+            paths[name] = str(Path(value).expanduser().resolve())
     if config.model_path is not None:
         paths["model_path"] = resolve_model_path(config.model_path)
     return dataclasses.replace(config, **paths)
