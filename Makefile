@@ -43,7 +43,7 @@ demos: setup  ## demonstrations of the scripted experts, for the cold start
 	OMP_NUM_THREADS=1 $(BIN)/python -m envs.demonstrations --suite libero_blocks --out demos/libero_blocks \
 		--tasks lift_red_cube lift_blue_cube lift_green_cube --num-demos 300 --action-noise 0.05 --wander-steps 6
 
-sft: setup  ## the cold-start checkpoint of `make train`, from the demonstrations
+sft: setup  ## the cold-start checkpoint of `make train`, from the demonstrations; replaces the shipped one
 	$(BIN)/rllib sft tuned_examples/sft/libero_blocks_sft.yaml
 	rm -rf checkpoints/libero_blocks_cold_start
 	cp -r runs/sft/libero_blocks/checkpoint checkpoints/libero_blocks_cold_start

@@ -269,7 +269,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--extra-steps", type=int, help="control steps recorded after the success (default: by suite)")
     parser.add_argument("--action-noise", type=float, default=0.0, help="std of noise on executed actions")
-    parser.add_argument("--wander-steps", type=int, default=0, help="most random steps before the expert takes over")
+    parser.add_argument(
+        "--wander-steps", type=int, default=0, help="most random steps before the expert, up to a chunk"
+    )
     parser.add_argument("--image-size", type=int, default=96, help="height and width of frames in pixels")
     parser.add_argument("--config", type=json.loads, default={}, help="further settings of the environment, as JSON")
     args = parser.parse_args(argv)
@@ -281,6 +283,8 @@ def main(argv: list[str] | None = None) -> None:
         env = envs.make_env(args.suite, **env_config)
     except ValueError as error:
         parser.error(str(error))
+    if args.wander_steps > env.chunk_size:
+        parser.error(f"--wander-steps must be at most {env.chunk_size}, the environment's chunk size")
     args.out.mkdir(parents=True, exist_ok=True)
     for task in dict.fromkeys(scene.task for scene in scenes):
         started = time.monotonic()

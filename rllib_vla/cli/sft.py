@@ -14,7 +14,7 @@ from rllib_vla.cli.problems import InputError, readable_path
 if TYPE_CHECKING:
     from rllib_vla.sft.config import SFTConfig
 
-EXIT_NOT_READY, EXIT_INTERRUPTED = 1, 130
+EXIT_NOT_READY, EXIT_FAILED, EXIT_INTERRUPTED = 1, 1, 130
 
 
 def sft(
@@ -34,31 +34,36 @@ def sft(
 
         settings = load_sft_config(config_file, overrides)
         if dry_run:
-            raise typer.Exit(_report_readiness(settings))
+            raise typer.Exit(_report_readiness(settings, resume))
         _run(settings, resume)
 
 
 def _run(config: SFTConfig, resume: bool) -> None:
-    from envs.libero.engine import EngineError
+    from rllib_vla.sft.distributed import INPUT_ERRORS, WorkerError
     from rllib_vla.sft.main import run_sft
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
     try:
         path = run_sft(config, resume=resume)
-    except (ValueError, FileNotFoundError, FileExistsError, EngineError) as error:
+    except INPUT_ERRORS as error:
         raise InputError(str(error)) from error
+    except WorkerError as error:
+        if error.is_input:
+            raise InputError(str(error)) from error
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(EXIT_FAILED) from error
     except KeyboardInterrupt:
         typer.echo("interrupted; continue with --resume", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     make_console().print(f"Checkpoint: {readable_path(path)}", highlight=False)
 
 
-def _report_readiness(config: SFTConfig) -> int:
+def _report_readiness(config: SFTConfig, resume: bool) -> int:
     """Prints what a run would train on and what it lacks; returns the exit code."""
     from rllib_vla.sft.readiness import check_readiness
 
     console = make_console()
-    facts, missing = check_readiness(config)
+    facts, missing = check_readiness(config, resume=resume)
     for fact in facts:
         console.print(fact, highlight=False, markup=False, soft_wrap=True)
     for what in missing:

@@ -165,6 +165,9 @@ class SFTConfig:
         for name in ("num_workers", "prefetch_batches", "warmup_steps", "weight_decay"):
             if getattr(self, name) < 0:
                 raise SFTConfigError(f"'{name}' must not be negative, is {getattr(self, name)}", name)
+        for name in ("decay_at", "final_lr_fraction"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise SFTConfigError(f"'{name}' is a share, must be in [0, 1], not {getattr(self, name)}", name)
         self._check_batches()
         if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
             raise SFTConfigError(f"'ema_decay' must be in (0, 1), not {self.ema_decay}", "ema_decay")

@@ -7,6 +7,8 @@ start none, and nothing is padded (spec section 7). Its label is the chunk that 
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 import torch
 
 from policies.openvla_oft import OpenVLAOFTPolicy, compute_statistics, libero_gripper_from_env
+from policies.openvla_oft.norm_stats import resolve_unnorm_key
 from rllib_vla.sft.demonstrations import Demonstration, DemonstrationError
 from rllib_vla.sft.demonstrations.demonstration import LIBERO_GRIPPER
 from rllib_vla.sft.frames import num_windows, prepare_frames
@@ -112,6 +115,8 @@ class ChunkDataset:
         self._epoch = np.concatenate([np.arange(count), *repeated])
         self._order = functools.lru_cache(maxsize=2)(self._shuffled)
         self._prompt_of = torch.from_numpy(np.concatenate(prompt_of))
+        self._instructions = list(instructions)
+        self._statistics = policy.norm_stats[resolve_unnorm_key(policy.norm_stats, policy.unnorm_key)]
         padded = policy.processor.pad_prompts([policy.processor.prompt_ids(text) for text in instructions])
         self._input_ids = torch.from_numpy(padded["input_ids"])
         self._attention_mask = torch.from_numpy(padded["attention_mask"])
@@ -119,6 +124,16 @@ class ChunkDataset:
     def __len__(self) -> int:
         """Number of windows."""
         return len(self.bins)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Digest of labels, proprioception, prompts and statistics; not of the pictures, which may be gigabytes."""
+        text = json.dumps([self._instructions, _rounded(self._statistics)], sort_keys=True)
+        digest = hashlib.sha256(text.encode())
+        for tensor in (self.bins, self.proprio, self._prompt_of, self._input_ids, self._attention_mask):
+            if tensor is not None:
+                digest.update(tensor.numpy())
+        return digest.hexdigest()
 
     def batch(self, indices: torch.Tensor) -> dict[str, torch.Tensor]:
         """The windows `indices` ``[B] int64``.
@@ -161,6 +176,15 @@ def encode_actions(actions: np.ndarray, policy: OpenVLAOFTPolicy) -> np.ndarray:
     normalized = policy.action_normalizer.normalize(actions)
     # The reference normalises in float32, in which the largest action is exactly 1 and so the first bin.
     return policy.action_tokenizer.encode(normalized.astype(np.float32))
+
+
+def _rounded(value: Any) -> Any:
+    """(Nested) statistics to nine digits: other processors sum in another order."""
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_rounded(entry) for entry in value]
+    return float(f"{value:.9g}") if isinstance(value, float) else value
 
 
 def _windows(bins: np.ndarray, chunk: int) -> np.ndarray:

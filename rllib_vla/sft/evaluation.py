@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+import envs
 from rllib_vla.evaluation.evaluator import evaluate_policy
 from rllib_vla.evaluation.protocol import EvaluationProtocol
 from rllib_vla.sft.config import SFTConfig
@@ -19,10 +20,11 @@ logger = logging.getLogger(__name__)
 
 
 def evaluation_protocol(config: SFTConfig) -> EvaluationProtocol:
-    """What `config.evaluation` plays.
+    """What `config.evaluation` plays, once it is clear that it can be played.
 
     Raises:
-        ValueError: Suite, split or a task does not exist; names the nearest one that does.
+        ValueError: Suite, split, task or a setting of the environment does not exist; names the nearest one that does.
+        UnavailableError: The suite needs something that is not there.
     """
     settings = config.evaluation
     tasks = settings.tasks or config.tasks
@@ -33,6 +35,7 @@ def evaluation_protocol(config: SFTConfig) -> EvaluationProtocol:
         num_scenes_per_task=settings.num_scenes_per_task,
     )
     protocol.episodes(settings.env_config)
+    envs.make_spaces(protocol.suite, **settings.env_config)
     return protocol
 
 
@@ -50,7 +53,6 @@ class BestCheckpoint:
     def __init__(self, config: SFTConfig, target: Path) -> None:
         self._config = config
         self._target = target
-        self._protocol = evaluation_protocol(config)
 
     def __call__(self, trainer: SFTTrainer) -> dict[str, float] | None:
         """To be called after each optimizer step.
@@ -74,11 +76,12 @@ class BestCheckpoint:
 
     def _play(self, trainer: SFTTrainer) -> float:
         settings, policy = self._config.evaluation, trainer.policy
+        protocol = evaluation_protocol(self._config)
         trainer.swap_average()
         try:
             with trainer.autocast():  # frozen weights may be in another type than those that are trained
                 report = evaluate_policy(
-                    policy, self._protocol, env_config=settings.env_config, num_simulators=settings.num_simulators
+                    policy, protocol, env_config=settings.env_config, num_simulators=settings.num_simulators
                 )
         finally:
             trainer.swap_average()

@@ -10,23 +10,14 @@ from pathlib import Path
 
 import torch
 
-import envs
-from policies.openvla_oft import OpenVLAOFTPolicy
 from rllib_vla.model_path import resolve_model_path
-from rllib_vla.sft.config import NO_GRIPPER, SFTConfig
-from rllib_vla.sft.dataset import ChunkDataset
-from rllib_vla.sft.demonstrations import (
-    Demonstration,
-    DemonstrationReader,
-    open_demonstrations,
-    select_demonstrations,
-)
-from rllib_vla.sft.demonstrations.loading import Selection, find_format
+from rllib_vla.sft.config import SFTConfig
+from rllib_vla.sft.demonstrations.loading import existing_folder
 from rllib_vla.sft.evaluation import BestCheckpoint, evaluation_protocol
-from rllib_vla.sft.frames import cached_frames, prepare_frames
 from rllib_vla.sft.policy import make_policy
 from rllib_vla.sft.trainer import SFTTrainer
-from rllib_vla.sft.training_state import read_progress
+from rllib_vla.sft.training_data import make_dataset, open_reader, read_training_data, select, task_names
+from rllib_vla.sft.training_state import STATE_FILE, read_progress
 from rllib_vla.sft.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -50,16 +41,20 @@ def run_sft(config: SFTConfig, *, resume: bool = False, on_log: OnLog | None = N
         FileExistsError: The output folder holds an unfinished run and `resume` is false.
         FileNotFoundError: Demonstrations, the checkpoint to start from, or the state to resume are missing.
         ValueError: Demonstrations or settings that cannot be used.
+        UnavailableError: The simulator that `evaluation` plays in needs something that is not there.
+        WorkerError: Training failed in one of several workers.
     """
-    refuse_unfinished_run(config, resume)
+    if not resume:
+        refuse_unfinished_run(config)
+    config = absolute_paths(config)
     if config.num_workers:
         from rllib_vla.sft.distributed import run_distributed
 
         # Mistakes that need no reading of whole files are found before any process is started.
-        reader = open_reader(config)
-        select(config, reader, task_names(config, reader))
         if config.evaluation:
             evaluation_protocol(config)
+        reader = open_reader(config)
+        select(config, reader, task_names(config, reader))
         return run_distributed(config, resume=resume)
     return train(config, resume=resume, on_log=on_log)
 
@@ -69,26 +64,28 @@ def train(
 ) -> Path:
     """Trains in this process, which may be one of several `workers`; see `run_sft`."""
     workers = workers or Workers()
+    if config.evaluation and workers.is_first:
+        evaluation_protocol(config)  # rather than hours later; the first worker plays
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     # Certain tokens have gradients too small for normal floats, and denormal arithmetic is many times slower.
     torch.set_flush_denormal(True)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.manual_seed(config.seed)
-    reader = open_reader(config)
-    tasks = task_names(config, reader)
-    selection = select(config, reader, tasks)
-    demonstrations = [reader.read(*item, frames=False) for item in selection]
-    policy = make_policy(config, demonstrations, _for_statistics(config, reader, tasks, selection, demonstrations))
-    dataset = _make_dataset(config, reader, selection, demonstrations, policy, workers)
+    data = read_training_data(config)
+    policy = make_policy(config, data.demonstrations, data.for_statistics)
+    dataset = make_dataset(config, data, policy, workers)
     trainer = SFTTrainer(config, policy, dataset, workers)
     if resume:
         trainer.load_state()
         logger.info("resuming at step %d of %d", trainer.step, config.num_steps)
+    elif workers.is_first:
+        # If this run is killed before it saves its first state, an earlier run's must not be taken for it.
+        trainer.state_path.unlink(missing_ok=True)
     trained = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
     logger.info(
         "%d demonstrations of %d tasks, %d windows; %.2f M parameters, %.2f M of them trained",
-        *(len(demonstrations), len(tasks), len(dataset)),
+        *(len(data.demonstrations), len(data.tasks), len(dataset)),
         *(sum(p.numel() for p in policy.model.parameters()) / 1e6, trained / 1e6),
     )
     started = time.monotonic()
@@ -101,111 +98,28 @@ def train(
     return target
 
 
-def refuse_unfinished_run(config: SFTConfig, resume: bool) -> None:
+def refuse_unfinished_run(config: SFTConfig) -> None:
     """Raises FileExistsError rather than training over the state of a run that was interrupted."""
-    done = read_progress(Path(config.output_dir) / "training_state.pt")
-    if not resume and done is not None and done < config.num_steps:
+    found = read_progress(Path(config.output_dir).expanduser() / STATE_FILE)
+    if found is not None and found.step < found.num_steps:
         raise FileExistsError(
-            f"{config.output_dir} holds a run that stopped at step {done}: continue it with --resume, or delete it"
+            f"{config.output_dir} holds a run that stopped at step {found.step} of {found.num_steps}: continue it with "
+            "--resume, or delete it"
         )
 
 
-def open_reader(config: SFTConfig) -> DemonstrationReader:
-    """The reader of ``config.demos_dir``.
+def absolute_paths(config: SFTConfig) -> SFTConfig:
+    """The configuration with absolute folders and checkpoint: it means the same in any working folder.
+
+    Hub ids stay as they are.
 
     Raises:
-        FileNotFoundError, DemonstrationError, ValueError: There is nothing that could be read.
+        FileNotFoundError: There is no `demos_dir`, or no checkpoint at `model_path`; names it as it was written.
     """
-    layout = find_format(config.demos_dir) if config.demos_format == "auto" else config.demos_format
-    instructions = dict(config.instructions)
-    options = {}
-    if layout == "lerobot":
-        options["rotate"] = config.rotate_frames
-        if config.suite is not None:
-            instructions = {info.name: info.instruction for info in envs.list_tasks(config.suite)} | instructions
-    elif config.rotate_frames:
-        raise ValueError("'rotate_frames' is for LeRobot data sets: other layouts say which way up their frames are")
-    convention = None if config.gripper_convention == NO_GRIPPER else config.gripper_convention
-    return open_demonstrations(
-        config.demos_dir,
-        layout,
-        camera=config.camera,
-        instructions=instructions,
-        gripper_convention=convention,
-        **options,
-    )
-
-
-def task_names(config: SFTConfig, reader: DemonstrationReader) -> list[str]:
-    """The tasks to train on."""
-    if config.tasks is not None:
-        return list(config.tasks)
-    return [info.name for info in envs.list_tasks(config.suite)] if config.suite else reader.tasks()
-
-
-def select(config: SFTConfig, reader: DemonstrationReader, tasks: list[str]) -> Selection:
-    """The demonstrations to train on."""
-    return select_demonstrations(
-        reader,
-        tasks,
-        demos_per_task=config.demos_per_task,
-        seed=config.seed if config.subset_seed is None else config.subset_seed,
-        listed=config.demos,
-    )
-
-
-def _for_statistics(
-    config: SFTConfig,
-    reader: DemonstrationReader,
-    tasks: list[str],
-    selection: Selection,
-    demonstrations: list[Demonstration],
-) -> list[Demonstration]:
-    """The demonstrations whose actions make the statistics; those that are drawn are not read again."""
-    if not config.statistics_from_all_demos:
-        return demonstrations
-    known = dict(zip(selection, demonstrations, strict=True))
-    every = select_demonstrations(reader, tasks)
-    return [known[item] if item in known else reader.read(*item, frames=False) for item in every]
-
-
-def _make_dataset(
-    config: SFTConfig,
-    reader: DemonstrationReader,
-    selection: Selection,
-    demonstrations: list[Demonstration],
-    policy: OpenVLAOFTPolicy,
-    workers: Workers,
-) -> ChunkDataset:
-    augmented = config.augmentation.enabled
-    cache_dir = config.cache_dir
-    if cache_dir is None and workers.size > 1:
-        cache_dir = str(Path(config.output_dir) / "frames")
-    if cache_dir is None:
-        frames = prepare_frames((reader.read(*item) for item in selection), policy, augmented=augmented)
-    else:
-        where = {"augmented": augmented, "cache_dir": cache_dir}
-        if workers.is_first:
-            cached_frames(reader, selection, demonstrations, policy, **where)
-        workers.from_first(None)  # the others wait, then find the file
-        frames = cached_frames(reader, selection, demonstrations, policy, **where)
-    return ChunkDataset(
-        demonstrations,
-        policy,
-        augmented=augmented,
-        first_windows=config.first_windows,
-        first_window_repeats=config.first_window_repeats,
-        frames=frames,
-    )
-
-
-def absolute_paths(config: SFTConfig) -> SFTConfig:
-    """The configuration with absolute folders, for processes that run in another one."""
-    paths = {
-        name: str(Path(value).expanduser().resolve())
-        for name in ("demos_dir", "output_dir", "cache_dir")
-        if (value := getattr(config, name)) is not None
-    }
+    paths = {"demos_dir": str(existing_folder(config.demos_dir).resolve())}
+    for name in ("output_dir", "cache_dir"):
+        if (value := getattr(config, name)) is not None:
+            paths[name] = str(Path(value).expanduser().resolve())
     if config.model_path is not None:
         paths["model_path"] = resolve_model_path(config.model_path)
     return dataclasses.replace(config, **paths)

@@ -10,20 +10,23 @@ from policies.openvla_oft import OpenVLAOFTConfig
 from rllib_vla.model_path import resolve_model_path
 from rllib_vla.sft.config import SFTConfig
 from rllib_vla.sft.evaluation import evaluation_protocol
-from rllib_vla.sft.main import open_reader, refuse_unfinished_run, select, task_names
+from rllib_vla.sft.main import refuse_unfinished_run
+from rllib_vla.sft.training_data import read_training_data
+from rllib_vla.sft.training_state import STATE_FILE, load_training_state
 
 
-def check_readiness(config: SFTConfig) -> tuple[list[str], list[str]]:
-    """Looks for demonstrations, the initial checkpoint and the simulator.
+def check_readiness(config: SFTConfig, *, resume: bool = False) -> tuple[list[str], list[str]]:
+    """Looks for demonstrations, the initial checkpoint, the simulator and, to `resume`, the training state.
 
-    Every demonstration that would be trained on is read, except for its frames.
+    Every demonstration that the run would read is read, except for its frames.
 
     Returns:
         Facts about what is there, and what is missing or wrong, with the remedy.
     """
     facts: list[str] = []
     missing: list[str] = []
-    for check in (_check_demonstrations, _check_model, _check_evaluation, _check_output):
+    last = _check_state if resume else _check_output
+    for check in (_check_demonstrations, _check_model, _check_evaluation, last):
         missing += _attempt(check, config, facts)
     return facts, missing
 
@@ -38,7 +41,7 @@ def _attempt(check: Callable[[SFTConfig, list[str]], None], config: SFTConfig, f
 
 
 def _check_demonstrations(config: SFTConfig, facts: list[str]) -> None:
-    if not Path(config.demos_dir).is_dir():
+    if not Path(config.demos_dir).expanduser().is_dir():
         wanted = config.tasks or ([info.name for info in envs.list_tasks(config.suite)] if config.suite else [])
         of_tasks = (
             f" of {len(wanted)} tasks ({', '.join(wanted[:3])}{', …' if len(wanted) > 3 else ''})" if wanted else ""
@@ -46,12 +49,11 @@ def _check_demonstrations(config: SFTConfig, facts: list[str]) -> None:
         raise FileNotFoundError(
             f"demonstrations{of_tasks}: there is no folder {config.demos_dir}; docs/sft.md says where they come from"
         )
-    reader = open_reader(config)
-    tasks = task_names(config, reader)
-    selection = select(config, reader, tasks)
-    steps = sum(len(reader.read(*item, frames=False)) for item in selection)
+    data = read_training_data(config)
+    steps = sum(map(len, data.demonstrations))
     facts.append(
-        f"demonstrations: {len(selection)} of {len(tasks)} tasks, {steps} control steps ({type(reader).__name__})"
+        f"demonstrations: {len(data.selection)} of {len(data.tasks)} tasks, {steps} control steps "
+        f"({type(data.reader).__name__})"
     )
 
 
@@ -70,10 +72,14 @@ def _check_evaluation(config: SFTConfig, facts: list[str]) -> None:
     if settings is None:
         return
     protocol = evaluation_protocol(config)
-    envs.make_spaces(protocol.suite, **settings.env_config)
     num_episodes = len(protocol.episodes(settings.env_config))
     facts.append(f"evaluation: {num_episodes} episodes of {protocol.suite} every {settings.every_steps} steps")
 
 
 def _check_output(config: SFTConfig, facts: list[str]) -> None:
-    refuse_unfinished_run(config, resume=False)
+    refuse_unfinished_run(config)
+
+
+def _check_state(config: SFTConfig, facts: list[str]) -> None:
+    state = load_training_state(Path(config.output_dir).expanduser() / STATE_FILE, config, mmap=True)
+    facts.append(f"training state: step {state['step']} of {config.num_steps}")

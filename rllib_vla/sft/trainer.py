@@ -22,7 +22,7 @@ from rllib_vla.sft.batches import Batch, BatchSource
 from rllib_vla.sft.config import FULL_VOCABULARY, SFTConfig
 from rllib_vla.sft.dataset import ChunkDataset
 from rllib_vla.sft.loss import action_bin_loss, full_vocabulary_loss
-from rllib_vla.sft.training_state import load_training_state, save_training_state
+from rllib_vla.sft.training_state import STATE_FILE, load_training_state, save_training_state
 from rllib_vla.sft.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class SFTTrainer:
     @property
     def state_path(self) -> Path:
         """File of the resumable training state."""
-        return Path(self.config.output_dir) / "training_state.pt"
+        return Path(self.config.output_dir) / STATE_FILE
 
     def fit(
         self,
@@ -103,7 +103,9 @@ class SFTTrainer:
         last = config.num_steps if until is None else min(until, config.num_steps)
         writer = None
         if is_first:
-            writer = SummaryWriter(Path(config.output_dir) / "tensorboard", purge_step=self.step)
+            # What an interrupted run logged after its last state, or an earlier run in this folder, is hidden: all
+            # points from `purge_step` on. That of the current step was written before the state.
+            writer = SummaryWriter(Path(config.output_dir) / "tensorboard", purge_step=self.step + 1)
         started, first_step = time.monotonic(), self.step
         sums, since_log = dict.fromkeys(_SUMS, 0.0), 0
         try:
@@ -233,6 +235,7 @@ class SFTTrainer:
             self.state_path,
             step=self.step,
             config=self.config.to_dict(),
+            data_digest=self.dataset.digest,
             model={name: parameter.detach() for name, parameter in self._trained()},
             optimizer=self.optimizer.state_dict(),
             ema=self.ema,
@@ -244,9 +247,9 @@ class SFTTrainer:
 
         Raises:
             FileNotFoundError: There is none.
-            ValueError: It was written under other settings, or the file is damaged.
+            ValueError: It was written under other settings or with other data, or the file is damaged.
         """
-        state = load_training_state(self.state_path, self.config)
+        state = load_training_state(self.state_path, self.config, data_digest=self.dataset.digest)
         self._load_trained(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema = {name: value.to(self.device) for name, value in state["ema"].items()}

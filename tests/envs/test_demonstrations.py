@@ -113,3 +113,11 @@ def test_unknown_task_is_refused_before_anything_is_written(tmp_path, capsys):
         demonstrations.main(["--out", str(tmp_path / "demos"), "--tasks", "lift_bleu_cube"])
     assert "did you mean 'lift_blue_cube'" in capsys.readouterr().err
     assert not (tmp_path / "demos").exists()
+
+
+def test_wandering_for_more_than_a_chunk_is_refused_before_anything_is_written(tmp_path, capsys):
+    arguments = ["--out", str(tmp_path / "demos"), "--tasks", "lift_blue_cube", "--wander-steps", "5"]
+    with pytest.raises(SystemExit):
+        demonstrations.main([*arguments, "--config", '{"chunk_size": 4}'])
+    assert "--wander-steps must be at most 4, the environment's chunk size" in capsys.readouterr().err
+    assert not (tmp_path / "demos").exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import envs
+from envs.base import UnavailableError
 from envs.demonstrations import FILE_SUFFIX, expert_suites
 from rllib_vla.cli.problems import did_you_mean
 from rllib_vla.experiments.kinds.base import DEMOS, StageKind, StageRun, StageText
@@ -49,7 +50,12 @@ class DemosKind(StageKind):
         except ValueError as error:
             text.report(("tasks",), str(error))
         try:
-            envs.validate_env_config(settings["suite"], settings.get("env_config", {}))
+            _, actions = envs.make_spaces(settings["suite"], **settings.get("env_config", {}))
+            if settings["wander_steps"] > actions.shape[0]:
+                limit = f"must be at most {actions.shape[0]}, the environment's chunk size"
+                text.report(("wander_steps",), f"{limit}, got {settings['wander_steps']}")
+        except UnavailableError as error:
+            text.report_absent(("suite",), str(error))
         except ValueError as error:
             text.report(("env_config",), str(error))
         for key, least in (("num_demos", 1), ("action_noise", 0), ("wander_steps", 0), ("image_size", 16)):

@@ -13,10 +13,11 @@ from rllib_vla.cli.search_space import merge
 from rllib_vla.experiments.kinds.base import DEMOS, POLICY, RLLIB, StageKind, StageRun, StageText
 from rllib_vla.sft.config import SFTConfig
 from rllib_vla.sft.config_values import SFTConfigError
-from rllib_vla.sft.main import CHECKPOINT_FOLDER, open_reader, select, task_names
-from rllib_vla.sft.training_state import read_progress
+from rllib_vla.sft.main import CHECKPOINT_FOLDER
+from rllib_vla.sft.training_data import open_reader, select, task_names
+from rllib_vla.sft.training_state import STATE_FILE, read_progress
 
-_OUTPUT, _STATE, _FILE = "train", "training_state.pt", "sft.yaml"
+_OUTPUT, _FILE = "train", "sft.yaml"
 # Settings that the stage fills in.
 _FILLED = {"demos_dir": "demos", "output_dir": None, "model_path": "policy", "seed": None}
 
@@ -71,7 +72,7 @@ class SFTKind(StageKind):
         path = run.folder / _FILE
         path.write_text(yaml.safe_dump(run.settings | filled, sort_keys=False))
         command = [*RLLIB, "sft", str(path)]
-        if read_progress(run.folder / _OUTPUT / _STATE) is not None:
+        if read_progress(run.folder / _OUTPUT / STATE_FILE) is not None:
             command.append("--resume")
         return command
 

@@ -24,15 +24,25 @@ AUTO_FORMAT = "auto"
 Selection = list[tuple[str, str]]  # (task, name of the demonstration)
 
 
+def existing_folder(directory: str | Path) -> Path:
+    """A folder of demonstrations, with ``~`` expanded.
+
+    Raises:
+        FileNotFoundError: There is none; names it as it was written.
+    """
+    path = Path(directory).expanduser()
+    if not path.is_dir():
+        raise FileNotFoundError(f"No folder of demonstrations {directory}")
+    return path
+
+
 def find_format(directory: str | Path) -> str:
     """The layout of the files in a folder.
 
     Raises:
         FileNotFoundError: There is no such folder, or nothing in it that a reader knows.
     """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise FileNotFoundError(f"No folder of demonstrations {directory}")
+    directory = existing_folder(directory)
     if (directory / INFO).is_file():
         return "lerobot"
     if next(directory.glob(f"*{FILE_SUFFIX}"), None):
@@ -56,9 +66,8 @@ def open_demonstrations(directory: str | Path, layout: str = AUTO_FORMAT, **opti
     Raises:
         FileNotFoundError, DemonstrationError: There is nothing that could be read.
     """
+    directory = existing_folder(directory)
     layout = find_format(directory) if layout == AUTO_FORMAT else layout
-    if not Path(directory).is_dir():
-        raise FileNotFoundError(f"No folder of demonstrations {directory}")
     return READERS[layout](directory, **options)
 
 

@@ -1,11 +1,16 @@
 """`rllib sft`: files, mistakes by line, dry runs."""
 
+import h5py
 import pytest
+import yaml
 from typer.testing import CliRunner
 
+from envs.base import UnavailableError
 from rllib_vla.cli.main import app
 from rllib_vla.cli.problems import InputError
 from rllib_vla.cli.sft_file import load_sft_config
+from rllib_vla.sft.distributed import WorkerError
+from rllib_vla.sft.training_state import STATE_FILE, save_training_state
 from tests.rllib_vla.sft.conftest import write_demo_file
 
 runner = CliRunner()
@@ -96,13 +101,65 @@ def test_dry_run_says_what_is_there_and_what_is_missing(write, tmp_path):
     assert "3 missing, nothing was started" in result.stdout
 
 
-def test_training_by_command_and_resuming_a_finished_run(write, tmp_path):
+def file_for(write, tmp_path, **keys):
+    """An SFT file of one step whose demonstrations, two of "lift", are there; returns its path."""
     write_demo_file(tmp_path / "lift_demo.hdf5", "lift the cube", [10, 12], size=96)
-    text = BASE.replace("demos_dir: demos", f"demos_dir: {tmp_path}").replace("runs/base", str(tmp_path / "out"))
-    path = write("f.yaml", text + "num_steps: 1\nbatch_size: 1\ndevice: cpu\n")
+    settings = {"demos_dir": str(tmp_path), "output_dir": str(tmp_path / "out"), "tasks": ["lift"], "num_steps": 1}
+    return write("f.yaml", yaml.safe_dump(settings | {"batch_size": 1, "device": "cpu"} | keys))
+
+
+def test_dry_run_reads_what_the_run_reads(write, tmp_path):
+    path = file_for(write, tmp_path, demos={"lift": ["demo_0"]})
+    with h5py.File(tmp_path / "lift_demo.hdf5", "r+") as file:
+        file["data/demo_1/actions"][5, 2] = float("nan")
+    result = runner.invoke(app, ["sft", path, "--dry-run"])  # its statistics are those of all demonstrations
+    assert result.exit_code == 1
+    assert "data/demo_1/actions is not finite at step 5" in result.stdout
+    result = runner.invoke(app, ["sft", path, "--dry-run", "-c", "{statistics_from_all_demos: false}"])
+    assert result.exit_code == 0
+    assert "1 of 1 tasks, 10 control steps" in result.stdout
+
+
+def test_dry_run_of_resuming(write, tmp_path):
+    path = file_for(write, tmp_path, num_steps=5)
+    result = runner.invoke(app, ["sft", path, "--resume", "--dry-run"])
+    assert result.exit_code == 1
+    assert "missing: Nothing to resume: no training state at" in result.stdout
+    save_training_state(tmp_path / "out" / STATE_FILE, step=3, config=load_sft_config(path).to_dict(), best=None)
+    result = runner.invoke(app, ["sft", path, "--resume", "--dry-run"])
+    assert result.exit_code == 0, result.stdout
+    assert "training state: step 3 of 5" in result.stdout
+    result = runner.invoke(app, ["sft", path, "--resume", "--dry-run", "-c", "{lr: 5e-5}"])
+    assert "missing: " in result.stdout
+    assert "written under other settings (lr: 0.0005 -> 5e-05)" in result.stdout
+    result = runner.invoke(app, ["sft", path, "--dry-run"])
+    assert "holds a run that stopped at step 3 of 5: continue it with --resume" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code"),
+    [
+        (UnavailableError("install this"), 2),
+        (WorkerError("demo_3 is cut short", is_input=True), 2),
+        (WorkerError("connection closed by peer", is_input=False), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_a_run_that_ends_early_says_why(write, tmp_path, monkeypatch, error, exit_code):
+    def run_sft(config, resume):
+        raise error
+
+    monkeypatch.setattr("rllib_vla.sft.main.run_sft", run_sft)
+    result = runner.invoke(app, ["sft", file_for(write, tmp_path)])
+    assert result.exit_code == exit_code
+    assert (str(error) or "continue with --resume") in result.stderr
+
+
+def test_training_by_command_and_resuming_a_finished_run(write, tmp_path):
+    path = file_for(write, tmp_path)
     result = runner.invoke(app, ["sft", path])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "out" / "checkpoint" / "model.safetensors").is_file()
     result = runner.invoke(app, ["sft", path, "--resume", "-c", "{lr: 5e-5}"])
     assert result.exit_code == 2
-    assert "written under other settings (lr: 0.001 -> 5e-05)" in result.stderr
+    assert "written under other settings (lr: 0.0005 -> 5e-05)" in result.stderr

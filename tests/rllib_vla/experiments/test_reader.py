@@ -204,6 +204,17 @@ def test_given_demonstrations_must_have_the_tasks(text, tmp_path):
     assert "'push'" in other
 
 
+def test_experts_wander_for_a_chunk_at_most(text, monkeypatch):
+    monkeypatch.setattr("rllib_vla.experiments.kinds.demos.expert_suites", lambda: ["tests.toy_suite:SUITE"])
+    stage = "    demos: {kind: demos, suite: 'tests.toy_suite:SUITE', tasks: [go_left], wander_steps: 8}\n"
+    text = text.replace("    after:", f"{stage}    after:")
+    parse_experiment(parse_yaml(text, source="toy.yaml"), "toy.yaml")
+    (found,) = problems(text.replace("wander_steps: 8", "wander_steps: 9"))
+    assert "demos.wander_steps: must be at most 8, the environment's chunk size, got 9" in found
+    (found,) = problems(text.replace("wander_steps: 8", "env_config: {tolerence: 1}"))
+    assert "did you mean 'tolerance'" in found
+
+
 def test_motion_is_asked_only_of_suites_that_tell(text, monkeypatch):
     text = text.replace("num_scenes: 2}\n    rl", "num_scenes: 2, object_motion: true}\n    rl")
     parse_experiment(parse_yaml(text, source="toy.yaml"), "toy.yaml")

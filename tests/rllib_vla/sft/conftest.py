@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from policies.openvla_oft import OpenVLAOFTConfig, OpenVLAOFTPolicy, VisionTowerConfig
+from rllib_vla.sft.config import SFTConfig
 from rllib_vla.sft.dataset import demonstration_statistics
 from rllib_vla.sft.demonstrations import load_demonstrations
 
@@ -38,6 +39,13 @@ def demos_dir(tmp_path):
     write_demo_file(tmp_path / "push_demo.hdf5", "push the cube", [10 + i for i in range(12)], seed=1)
     write_demo_file(tmp_path / "lift_demo.hdf5", "lift the cube", [12, 9, 20], seed=2)
     return tmp_path
+
+
+def config_for(demos_dir, **changes):
+    """A run of a few steps on `demos_dir`'s demonstrations, in its folder "run"."""
+    values = {"num_steps": 4, "batch_size": 2, "log_every_steps": 2, "unnorm_key": "blocks", "device": "cpu"}
+    values |= {"demos_dir": str(demos_dir), "output_dir": str(demos_dir / "run"), "tasks": ["lift", "push"]}
+    return SFTConfig.from_dict(values | {"demos_per_task": 2} | changes)
 
 
 def make_policy(demonstrations, **overrides):

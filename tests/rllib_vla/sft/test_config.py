@@ -38,6 +38,8 @@ def test_yaml_numbers_without_a_dot_are_numbers(tmp_path):
         ({"batch_size": 10, "micro_batch_size": 4}, "does not divide"),
         ({"lr": 0.0}, "'lr' must be positive"),
         ({"ema_decay": 1.0}, "'ema_decay' must be in"),
+        ({"decay_at": 67.0}, r"'decay_at' is a share, must be in \[0, 1\], not 67.0"),
+        ({"final_lr_fraction": -0.1}, "'final_lr_fraction' is a share"),
         ({"augmentation": {"crop_area": 2.0}}, "augmentation.crop_area is a share"),
         ({"init_from": "x", "policy": {"hidden_size": 1}}, "'policy.hidden_size' cannot be used with 'model_path'"),
         ({"init_from": "x", "model_path": "y"}, "older name of 'model_path'"),

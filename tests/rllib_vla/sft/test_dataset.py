@@ -190,3 +190,18 @@ def test_missing_proprioception_is_refused(demonstrations):
     without = dataclasses.replace(demonstrations[0], proprio=None)
     with pytest.raises(DemonstrationError, match="no proprioception"):
         ChunkDataset([without], policy, augmented=False)
+
+
+def test_digest_tells_other_demonstrations_from_the_same_ones():
+    def digest(scale=1.0, instruction="lift the cube", statistics_of=()):
+        demo = demonstration(scale * np.linspace(-1, 1, 84).reshape(12, 7), instruction)
+        statistics = {"blocks": demonstration_statistics([demo, *statistics_of])}
+        policy = OpenVLAOFTPolicy.from_scratch(OpenVLAOFTConfig.preset("tiny"), [instruction], statistics)
+        return ChunkDataset([demo], policy, augmented=False, frames=np.zeros((5, 96, 96, 3), np.uint8)).digest
+
+    assert digest() == digest()
+    # Normalised by their own statistics, twice as large actions have the same labels; a word list of other words that
+    # sort the same gives the same prompt ids.
+    others = [digest(scale=2.0), digest(instruction="raise the cube")]
+    others.append(digest(statistics_of=[demonstration(np.zeros((9, 7)))]))
+    assert len({digest(), *others}) == 4

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import shutil
 import subprocess
@@ -11,19 +12,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from policies.openvla_oft import OpenVLAOFTPolicy
 from rllib_vla.experiments.kinds.base import RLLIB
-from rllib_vla.sft.config import SFTConfig
 from rllib_vla.sft.demonstrations import DemonstrationError
+from rllib_vla.sft.distributed import WorkerError
 from rllib_vla.sft.evaluation import BestCheckpoint
-from rllib_vla.sft.main import open_reader, run_sft, select, task_names
-from rllib_vla.sft.training_state import read_progress
+from rllib_vla.sft.main import absolute_paths, refuse_unfinished_run, run_sft
+from rllib_vla.sft.training_state import STATE_FILE, read_progress, save_training_state
 from tests.conftest import ROOT
-from tests.rllib_vla.sft.conftest import write_demo_file
-
-
-def config_for(demos_dir, **changes):
-    values = {"num_steps": 4, "batch_size": 2, "log_every_steps": 2, "unnorm_key": "blocks", "device": "cpu"}
-    values |= {"demos_dir": str(demos_dir), "output_dir": str(demos_dir / "run"), "tasks": ["lift", "push"]}
-    return SFTConfig.from_dict(values | {"demos_per_task": 2} | changes)
+from tests.rllib_vla.sft.conftest import config_for, write_demo_file
 
 
 def test_checkpoint_loads_as_a_policy_that_knows_instructions_and_statistics(demos_dir):
@@ -70,12 +65,71 @@ def test_unfinished_run_is_not_overwritten(demos_dir):
     config = config_for(demos_dir, log_every_steps=2, checkpoint_every_steps=1)
     with pytest.raises(KeyboardInterrupt):
         run_sft(config, on_log=interrupt)
-    with pytest.raises(FileExistsError, match="stopped at step 1: continue it with --resume"):
+    with pytest.raises(FileExistsError, match="stopped at step 1 of 4: continue it with --resume"):
         run_sft(config)
     resumed = OpenVLAOFTPolicy.from_pretrained(run_sft(config, resume=True)).model.state_dict()
     shutil.rmtree(demos_dir / "run")
     unbroken = OpenVLAOFTPolicy.from_pretrained(run_sft(config)).model.state_dict()
     assert all(torch.equal(value, resumed[name]) for name, value in unbroken.items())
+
+
+@pytest.mark.parametrize(("done", "written", "now", "refused"), [(3, 6, 2, True), (2, 2, 6, False), (2, 6, 6, True)])
+def test_whether_a_run_is_finished_is_for_its_own_settings_to_say(tmp_path, done, written, now, refused):
+    config = config_for(tmp_path, num_steps=written).to_dict()
+    save_training_state(tmp_path / "run" / STATE_FILE, step=done, config=config)
+    config = config_for(tmp_path, num_steps=now)
+    with pytest.raises(FileExistsError, match=f"step {done} of {written}") if refused else contextlib.nullcontext():
+        refuse_unfinished_run(config)
+
+
+def test_a_run_over_a_finished_one_is_not_taken_for_it(demos_dir):
+    run_sft(config_for(demos_dir, num_steps=1))
+    state = demos_dir / "run" / STATE_FILE
+    with pytest.raises(DemonstrationError):
+        run_sft(config_for(demos_dir, num_steps=1, demos_per_task=9))
+    assert state.is_file()  # what is refused replaces nothing
+
+    def interrupt(scalars):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sft(config_for(demos_dir, num_steps=1), on_log=interrupt)
+    with pytest.raises(FileNotFoundError, match="Nothing to resume"):
+        run_sft(config_for(demos_dir, num_steps=1), resume=True)
+
+
+def test_other_demonstrations_in_the_folder_are_refused_on_resuming(demos_dir):
+    config = config_for(demos_dir, num_steps=1)
+    run_sft(config)
+    run_sft(config, resume=True)
+    write_demo_file(demos_dir / "lift_demo.hdf5", "lift the cube", [12, 9, 20], seed=5)
+    with pytest.raises(ValueError, match="other demonstrations than those in"):
+        run_sft(config, resume=True)
+
+
+def test_paths_mean_the_same_with_and_without_workers(demos_dir, monkeypatch):
+    monkeypatch.setenv("HOME", str(demos_dir))
+    monkeypatch.chdir(demos_dir)
+    save_training_state(demos_dir / "out" / STATE_FILE, step=1, config=config_for(demos_dir).to_dict())
+    for num_workers in (0, 2):
+        with pytest.raises(FileExistsError, match="~/out holds a run that stopped at step 1"):
+            run_sft(config_for(demos_dir, output_dir="~/out", num_workers=num_workers))
+    shutil.rmtree(demos_dir / "out")
+    config = config_for(demos_dir, output_dir="~/out", num_steps=1)
+    assert run_sft(dataclasses.replace(config, demos_dir="~")) == demos_dir / "out" / "checkpoint"
+    assert not (demos_dir / "~").exists()
+    saved = torch.load(demos_dir / "out" / STATE_FILE)["config"]
+    assert (saved["demos_dir"], saved["output_dir"]) == (str(demos_dir), str(demos_dir / "out"))
+
+
+def test_model_paths_are_made_absolute_and_hub_ids_are_not(demos_dir, monkeypatch):
+    monkeypatch.chdir(demos_dir)
+    (demos_dir / "weights").mkdir()
+    config = absolute_paths(config_for(demos_dir, model_path="weights", cache_dir="cache"))
+    assert (config.model_path, config.cache_dir) == (str(demos_dir / "weights"), str(demos_dir / "cache"))
+    assert absolute_paths(config_for(demos_dir, model_path="owner/name")).model_path == "owner/name"
+    with pytest.raises(FileNotFoundError, match=r"No folder of demonstrations \./gone"):
+        absolute_paths(dataclasses.replace(config, demos_dir="./gone"))
 
 
 def test_adapters_that_were_interrupted_give_the_same_checkpoint(demos_dir):
@@ -88,7 +142,7 @@ def test_adapters_that_were_interrupted_give_the_same_checkpoint(demos_dir):
 
     with pytest.raises(KeyboardInterrupt):
         run_sft(config, on_log=interrupt)
-    assert read_progress(demos_dir / "run" / "training_state.pt") == 1
+    assert read_progress(demos_dir / "run" / "training_state.pt").step == 1
     resumed = OpenVLAOFTPolicy.from_pretrained(run_sft(config, resume=True)).model.state_dict()
     unbroken = run_sft(config_for(demos_dir, output_dir=str(demos_dir / "unbroken"), **settings))
     expected = OpenVLAOFTPolicy.from_pretrained(unbroken).model.state_dict()
@@ -97,16 +151,12 @@ def test_adapters_that_were_interrupted_give_the_same_checkpoint(demos_dir):
     assert not all(torch.equal(value, start[name]) for name, value in expected.items())
 
 
-TOY = "tests.toy_suite:SUITE"
-
-
 def toy_config(folder, **changes):
     """Demonstrations of the toy suite under the tasks' names, and an evaluation after each step."""
     write_demo_file(folder / "go_left_demo.hdf5", "go to the left target", [12, 12], size=96)
+    settings = {"tasks": ["go_left"], "suite": "tests.toy_suite:SUITE", "checkpoint_every_steps": 1, "batch_size": 1}
     evaluation = {"every_steps": 1, "num_scenes_per_task": 1, "env_config": {"tolerance": 0.4}}
-    return config_for(
-        folder, tasks=["go_left"], suite=TOY, evaluation=evaluation, checkpoint_every_steps=1, batch_size=1, **changes
-    )
+    return config_for(folder, **(settings | {"evaluation": evaluation} | changes))
 
 
 def test_the_best_policy_is_the_checkpoint(tmp_path, monkeypatch):
@@ -142,6 +192,18 @@ def test_evaluation_in_the_simulator_changes_no_weights(tmp_path):
     assert all(torch.equal(value, without["ema"][name]) for name, value in state["ema"].items())
 
 
+def test_settings_of_the_simulator_are_checked_before_demonstrations_are_read(tmp_path, monkeypatch):
+    def read(config):
+        raise AssertionError("demonstrations were read")
+
+    monkeypatch.setattr("rllib_vla.sft.main.read_training_data", read)
+    monkeypatch.setattr("rllib_vla.sft.main.open_reader", read)
+    evaluation = {"num_scenes_per_task": 1, "env_config": {"tolerence": 0.4}}
+    for num_workers in (0, 1):
+        with pytest.raises(ValueError, match=r"'tolerence'.*did you mean 'tolerance'"):
+            run_sft(toy_config(tmp_path, num_workers=num_workers, evaluation=evaluation))
+
+
 def test_best_of_other_scenes_is_forgotten_on_resuming(tmp_path, monkeypatch):
     monkeypatch.setattr(BestCheckpoint, "_play", lambda self, trainer: 0.5)
     config = toy_config(tmp_path, num_steps=4)
@@ -166,21 +228,6 @@ def test_cached_frames_and_listed_demonstrations_give_the_same_checkpoint(demos_
     assert all(torch.equal(value, actual[name]) for name, value in expected.items())
 
 
-def test_subset_seed_draws_other_demonstrations_with_the_same_weights_and_order(demos_dir):
-    reader = open_reader(config_for(demos_dir))
-    chosen = [
-        select(config_for(demos_dir, **seeds), reader, ["push"]) for seeds in ({}, {"subset_seed": 3}, {"seed": 3})
-    ]
-    assert chosen[0] != chosen[1] == chosen[2]
-
-
-def test_tasks_are_those_named_of_the_suite_or_all_there_are(demos_dir):
-    reader = open_reader(config_for(demos_dir))
-    assert task_names(config_for(demos_dir), reader) == ["lift", "push"]
-    assert task_names(config_for(demos_dir, tasks=None), reader) == ["lift", "push"]
-    assert task_names(config_for(demos_dir, tasks=None, suite=TOY), reader) == ["go_left", "go_right"]
-
-
 @pytest.mark.slow
 def test_killed_in_the_middle_and_resumed_gives_the_same_weights(demos_dir):
     """Kills the process without warning while it trains, in a step or while it writes its state."""
@@ -195,14 +242,14 @@ def test_killed_in_the_middle_and_resumed_gives_the_same_weights(demos_dir):
         process = subprocess.Popen(command + resume, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         wanted = 8 + (steps[-1] if steps else 0)
         deadline = time.monotonic() + 1800
-        while (read_progress(state) or 0) < wanted:
+        while (read_progress(state) or (0,))[0] < wanted:
             assert process.poll() is None, process.stdout.read().decode()
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.kill()
         process.wait()
         process.stdout.close()
-        steps.append(read_progress(state))
+        steps.append(read_progress(state).step)
     assert 8 <= steps[0] < steps[1] < 40
     assert not (demos_dir / "run" / "checkpoint").exists()
     resumed = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True, timeout=1800)
@@ -236,9 +283,10 @@ def test_mistake_in_a_worker_is_reported_in_its_own_words(demos_dir, ray_session
     with h5py.File(demos_dir / "push_demo.hdf5", "r+") as file:
         file["data/demo_3/actions"][5, 2] = float("nan")
     with pytest.raises(
-        RuntimeError, match=r"failed in a worker: .*push_demo.hdf5:/data/demo_3/actions is not finite at step 5"
-    ):
+        WorkerError, match=r"failed in a worker: .*push_demo.hdf5:/data/demo_3/actions is not finite at step 5"
+    ) as caught:
         run_sft(config_for(demos_dir, num_workers=2))
+    assert caught.value.is_input
 
 
 def test_mistakes_are_found_before_workers_are_started(demos_dir):

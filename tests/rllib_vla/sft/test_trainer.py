@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from policies.openvla_oft import OpenVLAOFTPolicy
 from rllib_vla.sft.augmentation import AugmentationConfig
@@ -70,6 +71,26 @@ def test_interrupted_and_resumed_training_gives_the_same_weights(tmp_path, demon
     expected = weights(unbroken)
     assert all(torch.equal(value, expected[name]) for name, value in weights(resumed).items())
     assert all(torch.equal(value, unbroken.ema[name]) for name, value in resumed.ema.items())
+
+
+def logged_steps(config):
+    folder = f"{config.output_dir}/tensorboard"
+    return [point.step for point in EventAccumulator(folder).Reload().Scalars("sft/loss")]
+
+
+def test_tensorboard_keeps_the_point_of_the_step_that_is_resumed(tmp_path, demonstrations):
+    config = config_for(tmp_path, num_steps=4, log_every_steps=1, checkpoint_every_steps=2)
+    trainer_for(config, demonstrations).fit(until=2)
+    resumed = trainer_for(config, demonstrations)
+    resumed.load_state()
+    resumed.fit(until=3)
+    assert logged_steps(config) == [1, 2, 3]
+    resumed = trainer_for(config, demonstrations)
+    resumed.load_state()
+    resumed.fit()
+    assert logged_steps(config) == [1, 2, 3, 4]
+    trainer_for(config, demonstrations).fit(until=1)  # a run of its own hides the earlier one
+    assert logged_steps(config) == [1]
 
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path, demonstrations):

@@ -44,7 +44,7 @@ def test_fine_tuning_gets_seed_and_inputs_and_goes_on(run, tmp_path):
     assert "--resume" not in command
     config = SFTConfig.from_dict(yaml.safe_load((tmp_path / "sft.yaml").read_text()))
     assert (config.seed, config.demos_dir, config.model_path, config.num_steps) == (5, "/demos", "/policy", 10)
-    save_training_state(tmp_path / "train" / "training_state.pt", step=3)
+    save_training_state(tmp_path / "train" / "training_state.pt", step=3, config={"num_steps": 10})
     assert KINDS["sft"].prepare(run(settings, demos="/demos"))[-1] == "--resume"
 
 
