@@ -119,7 +119,7 @@ def fill_from_files(model: torch.nn.Module, path: str) -> None:
 
 
 def own_rows(tensor: torch.Tensor) -> slice | EllipsisType:
-    """Index of what this process holds of a tensor: all of it, or for FSDP2's shards its chunk of the first dimension."""
+    """Index of what this process holds of a tensor: all, or for FSDP2's shards its chunk of the first dimension."""
     if not is_sharded(tensor):
         return ...  # also of a scalar
     num_rows = tensor.shape[0]
