@@ -65,7 +65,7 @@ def check_learners(learner_group: LearnerGroup) -> None:
 def _death(what: str, error: Exception | None = None) -> LearnerDiedError:
     lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
     return LearnerDiedError(
-        f"{what}. The updates since the last complete checkpoint are lost with it. `rllib train ... --resume` continues "
+        f"{what}. The updates since the last complete checkpoint are lost with it. `rllib train ... --resume` goes on "
         "from that checkpoint; `max_failures: 3` in the experiment does so by itself. The cause is in the learner's "
         "log (`worker-*.err` of Ray's session)." + (f" Ray says: {lines[-1]}" if lines else "")
     )

@@ -60,7 +60,7 @@ def test_other_errors_and_results_pass():
 
 @pytest.mark.parametrize("num_alive", [0, 1])
 def test_missing_learners_are_noticed(num_alive):
-    with pytest.raises(LearnerDiedError, match="is gone.*--resume"):
+    with pytest.raises(LearnerDiedError, match=r"is gone.*--resume"):
         check_learners(Learners(num_alive=num_alive))
 
 
