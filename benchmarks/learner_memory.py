@@ -1,8 +1,8 @@
 """What a learner keeps of one model call for the backward pass: 7B in bfloat16, counted on the meta device.
 
 Nothing is computed: tensors without values run through the real model, and the bytes that autograd saves are added up,
-each memory block once, parameters left out. What attention kernels keep inside is counted as for a fused kernel: its
-inputs, output and row statistics. One model call is a row of one image (256 patches), a prompt of 30 tokens and 56
+each memory block once, parameters left out. Attention and norms count as the fused kernels of GPUs: inputs, output
+and row statistics are kept. One model call is a row of one image (256 patches), a prompt of 30 tokens and 56
 action tokens. With activation checkpointing a block's own share is needed again while that block is recomputed.
 """
 
@@ -10,10 +10,10 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 
 from benchmarks.measure import Figure, share_of
 from policies.openvla_oft import LoRAConfig, OpenVLAOFT, OpenVLAOFTConfig, add_lora
+from rllib_vla.cli.fused_operations import fused_operations
 from rllib_vla.distributed.parallelize import Parallelism, parallelize
 
 PROMPT_LENGTH = 30
@@ -48,7 +48,7 @@ def saved_megabytes(preset: str, lora: LoRAConfig | None, activation_checkpointi
         side = config.image_size
         images = torch.zeros(num_rows, 1, side, side, 3, dtype=torch.uint8, device="meta")
         ids = torch.zeros(num_rows, PROMPT_LENGTH, dtype=torch.int64, device="meta")
-        with _counted({id(p) for p in model.parameters()}) as storages, _fused_attention():
+        with _counted({id(p) for p in model.parameters()}) as storages, fused_operations():
             output = model(images, ids, torch.ones_like(ids, dtype=torch.bool))
         totals.append(sum(storages.values()))
         del output
@@ -70,31 +70,3 @@ def _counted(parameters: set[int]) -> Iterator[dict[int, int]]:
 
     with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         yield storages
-
-
-@contextlib.contextmanager
-def _fused_attention() -> Iterator[None]:
-    original = F.scaled_dot_product_attention
-    F.scaled_dot_product_attention = _FusedAttention.apply_like
-    try:
-        yield
-    finally:
-        F.scaled_dot_product_attention = original
-
-
-class _FusedAttention(torch.autograd.Function):
-    """Stands for a fused kernel: keeps inputs, output and one float32 per query row."""
-
-    @staticmethod
-    def apply_like(q, k, v, attn_mask=None, enable_gqa=False):
-        return _FusedAttention.apply(q, k, v)
-
-    @staticmethod
-    def forward(ctx, q, k, v):
-        output = torch.empty_like(q)
-        ctx.save_for_backward(q, k, v, output, q.new_empty(q.shape[:-1], dtype=torch.float32))
-        return output
-
-    @staticmethod
-    def backward(ctx, gradient):
-        raise NotImplementedError("only the forward pass is counted")

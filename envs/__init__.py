@@ -45,7 +45,7 @@ _SUITES = {
         *(
             Suite(
                 name=name,
-                tasks=f"envs.libero.suites.tasks:{name.upper()}",
+                tasks=f"envs.libero.suites.tasks:{name}_tasks",
                 env_class=f"envs.libero.suites.environment:{env_class}",
                 gym_id=_LIBERO_ID,
                 gripper_convention="libero",

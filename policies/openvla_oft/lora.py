@@ -98,8 +98,9 @@ class LoRALinear(nn.Linear):
         self.lora_B = nn.Parameter(torch.zeros(linear.out_features, rank, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias, kind = self.weight, self.bias, x.device.type
-        if not torch.is_autocast_enabled(kind):
+        weight, kind = self.weight, x.device.type
+        bias: Tensor | None = self.bias
+        if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
             return _AdaptedLinear.apply(x, weight, bias, self.lora_A, self.lora_B, self.scale)
         # Autocast reaches neither products in place nor the backward pass of a function of one's own.
         dtype = torch.get_autocast_dtype(kind)

@@ -41,7 +41,7 @@ _LIBERO = {
 
 
 def read_config(path: str | Path, unnorm_key: str | None = None, **overrides: Any) -> OpenVLAOFTConfig:
-    """The configuration that `load` would use, without reading any weights.
+    """The configuration that `load` would use, without reading any weights; `overrides` as there.
 
     Raises:
         FileNotFoundError, CheckpointError, ValueError: As `load`.
@@ -56,6 +56,7 @@ def config_and_statistics(
     num_images: int | None = None,
     use_proprio: bool | None = None,
     added_statistics: dict[str, Any] | None = None,
+    decoding: str | None = None,
     **overrides: Any,
 ) -> tuple[OpenVLAOFTConfig, dict[str, Any]]:
     """Configuration (with the statistics' key in it) and statistics of a checkpoint; see `OpenVLAOFTPolicy`.
@@ -70,12 +71,14 @@ def config_and_statistics(
     values: dict[str, Any] = {}
     if OWN_KEY not in raw:
         values |= _released_action_space(stats, key)
-        if overrides.get("decoding") == AUTOREGRESSIVE:
+        if decoding == AUTOREGRESSIVE:
             values["chunk_size"] = 1
         if use_proprio is None:
             use_proprio = raw.get("use_proprio")
         if use_proprio is None:
             use_proprio = weights.has_proprio_weights(directory)
+    if decoding is not None:
+        values["decoding"] = decoding
     if num_images is not None:
         values["num_images"] = num_images
     if use_proprio is not None:

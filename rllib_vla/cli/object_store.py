@@ -49,13 +49,13 @@ def _need(experiment: Experiment) -> tuple[int, int] | None:
     if experiment.run not in OWN_ALGORITHMS:
         return None
     from rllib_vla.cli import plan_memory, plan_model
-    from rllib_vla.cli.plan import read_model
+    from rllib_vla.cli.plan_policy import read_policy
 
     config = experiment.example_config.copy(copy_frozen=False)
     config.validate()
     if config.module_class is not None or not Path(config.model_config["model_path"]).is_dir():
         return None
-    model_config, prompt_length = read_model(config, None)
+    model_config, prompt_length = read_policy(config, None)
     size = plan_model.measure_size(plan_model.build_model(model_config, config.model_config))
     load = plan_memory.workload_of(config, model_config, prompt_length)
     total = sum(item.bytes for item in plan_memory.object_store_items(config, size, load))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -11,10 +10,7 @@ from rich.table import Table
 
 from rllib_vla.cli import options
 from rllib_vla.cli.console import input_errors_as_panel, make_console, prepare_process
-from rllib_vla.cli.problems import InputError, Problem
-
-# Prompt tokens where no tokenizer is at hand: the longest of LIBERO's instructions in the released prompt has 46.
-_DEFAULT_PROMPT_LENGTH = 48
+from rllib_vla.cli.problems import InputError
 
 
 def plan(
@@ -61,11 +57,12 @@ class Plan:
 
     def __init__(self, experiment, preset: str | None = None):
         from rllib_vla.cli import plan_memory, plan_model
+        from rllib_vla.cli.plan_policy import read_policy
 
         self.experiment = experiment
         self.config = config = experiment.example_config.copy(copy_frozen=False)
         config.validate()
-        self.model_config, self.prompt_length = read_model(config, preset)
+        self.model_config, self.prompt_length = read_policy(config, preset)
         model = plan_model.build_model(self.model_config, config.model_config)
         self.size = plan_model.measure_size(model)
         self.learning = plan_memory.learning_of(config, self.size)
@@ -134,32 +131,6 @@ def make_plan(experiment, preset: str | None = None) -> Plan:
     if experiment.run not in OWN_ALGORITHMS:
         raise InputError(f"experiment '{experiment.name}' runs {experiment.run}; a plan can be made of GRPO only")
     return Plan(experiment, preset)
-
-
-def read_model(config, preset: str | None) -> tuple[Any, int]:
-    """Returns the policy's configuration and the number of prompt tokens.
-
-    Raises:
-        InputError: The checkpoint is not here, and no `preset` says how large it is.
-    """
-    import envs
-    from policies.openvla_oft import OpenVLAOFTConfig
-    from policies.openvla_oft.configuration import PRESETS
-    from policies.openvla_oft.processing import Processor
-    from policies.openvla_oft.tokenization import PromptTokenizer
-
-    if preset is not None:
-        if preset not in PRESETS:
-            raise InputError([Problem(f"unknown preset; valid: {', '.join(PRESETS)}", source="--preset")])
-        return OpenVLAOFTConfig.preset(preset), _DEFAULT_PROMPT_LENGTH
-    path = Path(config.model_config["model_path"])
-    if not path.is_dir():
-        raise InputError(
-            f"model_path: {path} is not on this machine (nothing is downloaded for a plan). Name its size with --preset"
-        )
-    model_config = OpenVLAOFTConfig.from_pretrained(path)
-    processor = Processor(model_config, PromptTokenizer.from_pretrained(path, model_config), None)
-    return model_config, max(len(processor.prompt_ids(task.instruction)) for task in envs.list_tasks(config.env))
 
 
 def print_plan(plan: Plan, console: Console, *, tflops: float | None, steps_per_second: float | None) -> None:

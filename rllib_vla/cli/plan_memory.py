@@ -106,14 +106,17 @@ class Learning:
     Attributes:
         strategy: "none", "ddp" or "fsdp2".
         num_learners: Learners that share or copy the model.
-        master_bytes: Bytes per parameter of what the optimizer steps.
+        trained_bytes: All weights that the optimizer steps, in the type in which it does; adapters are float32 beside
+            weights of any type.
+        frozen_bytes: All others.
         recompute: Activation checkpointing.
         cpu_offload: Weights, gradients and moments rest in host memory.
     """
 
     strategy: str
     num_learners: int
-    master_bytes: int
+    trained_bytes: int
+    frozen_bytes: int
     recompute: bool
     cpu_offload: bool
 
@@ -125,10 +128,17 @@ class Learning:
 
 def learning_of(config: GRPOConfig, size: ModelSize) -> Learning:
     """Reads how `config` trains a model of this size."""
+    strategy = choose_strategy(config, lambda: size.num_trained)
+    trained, frozen = size.trained_bytes, size.weight_bytes - size.trained_bytes
+    if strategy == "fsdp2" and not _has_lora(config):
+        # Built in the type of the master weights, whatever is frozen.
+        per_parameter = getattr(torch, config.get_master_dtype()).itemsize
+        trained, frozen = (per_parameter * n for n in (size.num_trained, size.num_parameters - size.num_trained))
     return Learning(
-        strategy=choose_strategy(config, lambda: size.num_trained),
+        strategy=strategy,
         num_learners=max(1, config.num_learners),
-        master_bytes=getattr(torch, config.get_master_dtype()).itemsize,
+        trained_bytes=trained,
+        frozen_bytes=frozen,
         recompute=config.activation_checkpointing,
         cpu_offload=config.cpu_offload,
     )
@@ -136,8 +146,11 @@ def learning_of(config: GRPOConfig, size: ModelSize) -> Learning:
 
 def workload_of(config: GRPOConfig, model: OpenVLAOFTConfig, prompt_length: int) -> Workload:
     """Bounds what an iteration moves, from the step limits of the tasks."""
-    tasks = config.env_config.get(TASKS)
-    steps = max(t.max_control_steps for t in envs.list_tasks(config.env) if tasks is None or t.name in tasks)
+    tasks, settings = config.env_config.get(TASKS), config.get_simulator_config()
+    infos = envs.list_tasks(config.env, settings)
+    steps = settings.get("max_control_steps") or max(
+        info.max_control_steps for info in infos if tasks is None or info.name in tasks
+    )
     rows = math.ceil(steps / model.chunk_size)
     tokens = model.num_action_tokens
     observation = model.num_images * model.image_size**2 * 3 + prompt_length * 9 + 4 * model.proprio_dim
@@ -159,9 +172,8 @@ def learner_items(
     is_offloaded = config.offload_idle_model
     idle: Phase = "update" if is_offloaded else "always"
     sharded = learning.strategy == "fsdp2"
-    # Adapters are float32 beside weights of any type: their own bytes count.
-    trained = size.num_trained * learning.master_bytes if sharded else size.trained_bytes
-    weights = (size.weight_bytes - size.trained_bytes + trained) // shards
+    trained = learning.trained_bytes
+    weights = (learning.frozen_bytes + trained) // shards
     resting = 0 if learning.cpu_offload else 1
     shared = idle if not shares_process(config) else "always"
     items = [
@@ -234,8 +246,7 @@ def object_store_items(config: GRPOConfig, size: ModelSize, load: Workload) -> l
 def sent_bytes(config: GRPOConfig, size: ModelSize) -> int:
     """Bytes of the weights that travel to the runners: adapters are float32, all others as they are computed with."""
     dtype = config.model_config.get("dtype", "float32")
-    has_lora = config.model_config.get("lora") is not None
-    return size.num_sent * (4 if has_lora else getattr(torch, dtype).itemsize)
+    return size.num_sent * (4 if _has_lora(config) else getattr(torch, dtype).itemsize)
 
 
 def host_budgets(
@@ -256,8 +267,8 @@ def host_budgets(
     if config.num_gpus_per_learner == 0:
         learner += learner_items(config, size, learning, training, on_gpu=False)
     elif learning.cpu_offload:
-        trained = size.num_trained * learning.master_bytes // learning.shards
-        learner.append(Item("weights, gradients, moments", 4 * trained, note="cpu_offload"))
+        resting = (learning.frozen_bytes + 4 * learning.trained_bytes) // learning.shards
+        learner.append(Item("weights, gradients, moments", resting, note="cpu_offload"))
     elif config.offload_idle_model:
         parked = sum(i.bytes for i in learner_items(config, size, learning, training, on_gpu=False) if _can_park(i))
         learner.append(Item("parked model", parked, "sample", "offload_idle_model"))
@@ -301,14 +312,18 @@ def host_budgets(
 
 def checkpoint_items(config: GRPOConfig, size: ModelSize, learning: Learning, load: Workload) -> list[Item]:
     """One checkpoint on disk."""
-    has_lora = config.model_config.get("lora") is not None
-    per_parameter = 4 if has_lora else learning.master_bytes
     surplus = max(0, load.groups_per_round - 1)
+    # One learner's file has them in float32 whatever they are.
+    moments = 2 * (learning.trained_bytes if learning.strategy == "fsdp2" else 4 * size.num_trained)
     return [
-        Item("weights", size.num_sent * per_parameter, note="exact"),
-        Item("AdamW's moments", 2 * size.num_trained * per_parameter, note="exact"),
+        Item("weights", learning.trained_bytes + (0 if _has_lora(config) else learning.frozen_bytes), note="exact"),
+        Item("AdamW's moments", moments, note="exact"),
         Item("groups carried over", surplus * load.group_bytes, note="at most"),
     ]
+
+
+def _has_lora(config: GRPOConfig) -> bool:
+    return config.model_config.get("lora") is not None
 
 
 def _can_park(item: Item) -> bool:

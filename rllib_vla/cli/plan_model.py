@@ -1,7 +1,7 @@
 """Sizes of a policy without its weights: built and run on PyTorch's meta device, where tensors have shapes only.
 
 Counts are exact. Memory is that of the very operations a forward and backward pass execute: every tensor is counted
-while it lives, the peak is kept. Attention is taken as one fused operation, which is what GPUs run.
+while it lives, the peak is kept. Attention and norms are taken as fused operations, which is what GPUs run.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
@@ -22,7 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from policies.openvla_oft import OpenVLAOFTConfig, lora_state_dict
+from policies.openvla_oft.configuration import AUTOREGRESSIVE
 from policies.openvla_oft.modeling import OpenVLAOFT
+from policies.openvla_oft.policy import make_model
+from rllib_vla.cli.fused_operations import fused_operations
 from rllib_vla.rl_modules.openvla_oft_rl_module import choose_trained_parts
 
 
@@ -70,7 +72,7 @@ def build_model(config: OpenVLAOFTConfig, model_config: Mapping[str, Any]) -> Op
     """
     dtype = getattr(torch, model_config.get("dtype", "float32"))
     with torch.device("meta"):
-        model = OpenVLAOFT(config).to(dtype)
+        model = make_model(config).to(dtype)
     for part in model.idle_parts():
         part.requires_grad_(False)
     choose_trained_parts(model, model_config)
@@ -95,12 +97,13 @@ def measure_size(model: OpenVLAOFT) -> ModelSize:
 def measure_sampling(model: OpenVLAOFT, num_rows: int, prompt_length: int) -> PassCost:
     """One batched policy call of an environment runner."""
     inputs = make_inputs(model.config, num_rows, prompt_length)
-    with _fused_attention() as attention, torch.no_grad():
+    inputs.pop("bins", None)  # what is decided here
+    with fused_operations() as attention, torch.no_grad():
         with FlopCounterMode(display=False) as counter:
-            model(**inputs)
+            model.generate(_pick, **inputs)
         attention_flops = attention.flops
         with _LiveMemory() as memory:
-            model(**inputs)
+            model.generate(_pick, **inputs)
     return PassCost(memory.peak, int(counter.get_total_flops() + attention_flops))
 
 
@@ -117,13 +120,17 @@ def measure_training(model: OpenVLAOFT, num_rows: int, prompt_length: int, *, re
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
-    with _recomputation(model) if recompute else _nothing(), _fused_attention() as attention:
+    with _recomputation(model) if recompute else _nothing(), fused_operations() as attention:
         with FlopCounterMode(display=False) as counter:
             training_loss(model(**inputs)).backward()
         attention_flops = attention.flops
         with _LiveMemory() as memory:
             training_loss(model(**inputs)).backward()
     return PassCost(memory.peak, int(counter.get_total_flops() + attention_flops))
+
+
+def _pick(logits: Tensor, first: int) -> Tensor:
+    return logits.argmax(dim=-1)
 
 
 def training_loss(logits: Tensor) -> Tensor:
@@ -141,6 +148,8 @@ def make_inputs(config: OpenVLAOFTConfig, num_rows: int, prompt_length: int) -> 
     }
     if config.use_proprio:
         inputs["proprio"] = torch.empty(num_rows, config.proprio_dim, device="meta")
+    if config.decoding == AUTOREGRESSIVE:
+        inputs["bins"] = torch.empty(num_rows, config.num_action_tokens, dtype=torch.int64, device="meta")
     return inputs
 
 
@@ -167,45 +176,6 @@ def _recomputation(model: OpenVLAOFT) -> Iterator[None]:
     finally:
         for block in blocks:
             del block.forward
-
-
-class _Count:
-    """Floating-point operations of attention."""
-
-    flops = 0.0
-
-
-class _FusedAttention(torch.autograd.Function):
-    """Shapes of attention as GPUs compute it: no matrix of all pairs; inputs, output and row sums are kept.
-
-    Two matrix products forward, five backward (the first one is computed again).
-    """
-
-    @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, count: _Count) -> Tensor:
-        out = torch.empty_like(q)
-        ctx.save_for_backward(q, k, v, out, torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device))
-        ctx.count, ctx.flops = count, 4 * q.numel() * k.shape[2]
-        count.flops += ctx.flops
-        return out
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        q, k, v, *_ = ctx.saved_tensors
-        ctx.count.flops += 2.5 * ctx.flops
-        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), None
-
-
-@contextmanager
-def _fused_attention() -> Iterator[_Count]:
-    """Replaces PyTorch's attention and counts its operations."""
-    count = _Count()
-
-    def attend(q: Tensor, k: Tensor, v: Tensor, **mask) -> Tensor:
-        return _FusedAttention.apply(q, k, v, count)
-
-    with mock.patch("torch.nn.functional.scaled_dot_product_attention", attend):
-        yield count
 
 
 class _LiveMemory(TorchDispatchMode):

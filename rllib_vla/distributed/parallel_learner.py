@@ -17,8 +17,14 @@ from torch.distributed.device_mesh import init_device_mesh
 from rllib_vla import metrics as names
 from rllib_vla.distributed.gradients import clip_sharded_global_norm
 from rllib_vla.distributed.learner_shards import ShardWriter, load_training_state, training_state
+from rllib_vla.distributed.optimizer_state import (
+    load_sharded_moments,
+    make_schedulers,
+    unchanged_settings,
+    whole_state,
+)
 from rllib_vla.distributed.parallelize import Parallelism, choose_strategy, parallelize
-from rllib_vla.distributed.sharded_weights import fill_from_files, gather, load_full, travelling_dtypes
+from rllib_vla.distributed.sharded_weights import fill_from_files, gather, travelling_dtypes
 
 # Parts of the learner's state that RLlib does not save.
 _TORCH_STATE = "torch_state"
@@ -152,50 +158,53 @@ class ParallelTorchLearner(TorchLearner):
 
     @override(TorchLearner)
     def _get_optimizer_state(self):
-        if not self.is_sharded:
-            return super()._get_optimizer_state()
         return {
-            name: {
-                "module_id": self._optimizer_name_to_module[name],
-                "lr": [group["lr"] for group in optimizer.param_groups],
-            }
+            name: {"module_id": self._optimizer_name_to_module[name]}
+            | (
+                {"lr": [group["lr"] for group in optimizer.param_groups]}
+                if self.is_sharded
+                else {"state": whole_state(optimizer)}
+            )
             for name, optimizer in self._named_optimizers.items()
         }
 
     @override(TorchLearner)
     def _set_optimizer_state(self, state) -> None:
-        """Takes the state that one learner saved whole, or that a sharded one saved: then the rest is in the shards."""
-        whole = {name: own for name, own in state.items() if "state" in own}
-        if not self.is_sharded:
-            super()._set_optimizer_state(whole)
+        """Takes the state that one learner saved whole, or that a sharded one saved: then the rest is in the shards.
+
+        Moments are taken over, and the rates of a schedule; all other settings remain those of the configuration.
+        """
         for name, own in state.items():
             optimizer = self._named_optimizers[name]
-            if name in whole and self.is_sharded:
-                self._set_sharded_moments(optimizer, own["state"]["state"])
-            rates = own["lr"] if name not in whole else [group["lr"] for group in own["state"]["param_groups"]]
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
+            rates = own["lr"] if "lr" in own else [group["lr"] for group in own["state"]["param_groups"]]
+            if "state" in own and self.is_sharded:
+                load_sharded_moments(optimizer, own["state"]["state"])
+            elif "state" in own:
+                with unchanged_settings(optimizer):
+                    super()._set_optimizer_state({name: own})
+            if self._has_schedule(optimizer):
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate
 
-    @staticmethod
-    def _set_sharded_moments(optimizer: torch.optim.Optimizer, whole: dict[int, dict[str, Any]]) -> None:
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        optimizer.state.clear()
-        for index, moments in whole.items():
-            own = {name: torch.zeros_like(parameters[index]) for name in moments if name != "step"}
-            load_full(own, {name: moments[name] for name in own})
-            optimizer.state[parameters[index]] = {"step": torch.tensor(float(moments["step"])), **own}
+    def _has_schedule(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether the learning rate is another one than that of the configuration."""
+        own = self._optimizer_lr_schedules.get(optimizer)
+        return self._lr_scheduler_classes is not None or own is None or own.use_schedule
 
     def _schedulers(self) -> list[torch.optim.lr_scheduler.LRScheduler]:
         """The schedulers of `_torch_lr_scheduler_classes`, in a fixed order; RLlib makes them at the first step."""
         return [s for by_name in self._lr_schedulers.values() for each in by_name.values() for s in each]
 
     def _restore_schedulers(self, states: list[dict[str, Any]]) -> None:
-        if states and not self._lr_schedulers:
+        if not states or self._lr_scheduler_classes is None:
+            self._lr_schedulers.clear()  # of a state from before the first step
+            return
+        if not self._lr_schedulers:
             for module_id, optimizer_names in self._module_optimizers.items():
                 classes = self._lr_scheduler_classes
                 classes = classes[module_id] if isinstance(classes, dict) else classes
                 self._lr_schedulers[module_id] = {
-                    name: [make(self.get_optimizer(module_id, name)) for make in classes] for name in optimizer_names
+                    name: make_schedulers(self.get_optimizer(module_id, name), classes) for name in optimizer_names
                 }
         for scheduler, own in zip(self._schedulers(), states, strict=True):
             scheduler.load_state_dict(own)

@@ -91,7 +91,8 @@ def bundles(factory: PlacementGroupFactory, config: GRPOConfig) -> PlacementGrou
         config: Validated configuration.
 
     Returns:
-        Bundles in the order main process, environment runners, learners (not if they share), simulators.
+        Bundles in the order main process, environment runners, learners (not if they share), simulators (not if they
+        need no CPUs: Ray knows no empty bundles).
     """
     own = [dict(bundle) for bundle in factory.bundles]
     if shares_gpu(config):
@@ -100,7 +101,9 @@ def bundles(factory: PlacementGroupFactory, config: GRPOConfig) -> PlacementGrou
         for runner, learner in zip(own[1:], learners, strict=True):
             for name, amount in learner.items():
                 runner[name] = runner.get(name, 0) + amount
-    simulators = [{"CPU": config.num_cpus_per_simulator}] * num_simulators(config)
+    simulators = []
+    if config.num_cpus_per_simulator:
+        simulators = [{"CPU": config.num_cpus_per_simulator}] * num_simulators(config)
     strategy = "SPREAD" if config.simulator_scheduling == SPREAD else config.placement_strategy
     return PlacementGroupFactory(own + simulators, strategy=strategy)
 

@@ -5,6 +5,7 @@ float32 on the way.
 """
 
 from collections.abc import Mapping
+from types import EllipsisType
 
 import numpy as np
 import torch
@@ -46,8 +47,10 @@ def load_full(own: Mapping[str, torch.Tensor], state: Mapping[str, np.ndarray]) 
 
 
 def travelling_dtypes(weights: Mapping[str, torch.Tensor], compute_dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """The types of a runner's weights: LoRA adapters are float32 everywhere, the rest is in the compute type."""
-    return {name: torch.float32 if name.endswith(LORA_SUFFIXES) else compute_dtype for name in weights}
+    """The types of a runner's weights: adapters are float32, counters what they are, the rest in the compute type."""
+    adapters = {name: torch.float32 for name in weights if name.endswith(LORA_SUFFIXES)}
+    counters = {name: tensor.dtype for name, tensor in weights.items() if not tensor.is_floating_point()}
+    return dict.fromkeys(weights, compute_dtype) | adapters | counters
 
 
 @torch.no_grad()
@@ -115,11 +118,11 @@ def fill_from_files(model: torch.nn.Module, path: str) -> None:
         local_part(parameters[name]).copy_(stored[own_rows(parameters[name])])
 
 
-def own_rows(tensor: torch.Tensor) -> slice:
-    """Which rows of a tensor this process holds: all, or for FSDP2's shards its chunk of the first dimension."""
-    num_rows = tensor.shape[0]
+def own_rows(tensor: torch.Tensor) -> slice | EllipsisType:
+    """Index of what this process holds of a tensor: all, or for FSDP2's shards its chunk of the first dimension."""
     if not is_sharded(tensor):
-        return slice(0, num_rows)
+        return ...  # also of a scalar
+    num_rows = tensor.shape[0]
     per_shard = -(-num_rows // tensor.device_mesh.size())
     first = min(tensor.device_mesh.get_local_rank() * per_shard, num_rows)
     return slice(first, min(first + per_shard, num_rows))

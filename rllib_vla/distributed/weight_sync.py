@@ -16,6 +16,8 @@ from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
+from rllib_vla.distributed.learner_failure import ask_first_learner
+
 logger = logging.getLogger("ray.rllib")
 
 
@@ -47,14 +49,11 @@ def publish_weights(learner_group: LearnerGroup) -> PublishedWeights:
     """Lets one learner (all have the same weights) publish them.
 
     Raises:
-        ray.exceptions.RayError: The learner died.
+        LearnerDiedError: The learner died.
     """
     if learner_group.is_local:
         return publish(learner_group._learner)
-    (result,) = learner_group.foreach_learner(publish, remote_actor_ids=[0])
-    if not result.ok:
-        raise result.get()
-    return result.get()
+    return ask_first_learner(learner_group, publish)
 
 
 def send_weights(weights: PublishedWeights, env_runner_group: EnvRunnerGroup) -> None:

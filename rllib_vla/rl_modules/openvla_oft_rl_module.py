@@ -17,13 +17,12 @@ from ray.rllib.utils.annotations import override
 from policies.openvla_oft import (
     LoRAConfig,
     OpenVLAOFT,
-    OpenVLAOFTConfig,
     OpenVLAOFTPolicy,
     add_lora,
     freeze,
     lora_state_dict,
+    read_config,
 )
-from policies.openvla_oft.checkpoint import resolve
 from policies.openvla_oft.sampling import gather, greedy, log_probs_from_logits, sample_by_inverse_cdf
 from rllib_vla.algorithms.grpo.default_grpo_rl_module import ALL_LOG_PROBS, DefaultGRPORLModule
 from rllib_vla.columns import ATTENTION_MASK, IMAGES, INPUT_IDS, PROPRIO, SAMPLING_UNIFORMS
@@ -71,13 +70,12 @@ class OpenVLAOFTRLModule(TorchRLModule, DefaultGRPORLModule):
 
     @override(TorchRLModule)
     def setup(self) -> None:
-        decoding = self.model_config.get("decoding")
         try:
             self.policy = OpenVLAOFTPolicy.from_pretrained(
                 self.model_config["model_path"],
                 unnorm_key=self.model_config.get("unnorm_key"),
                 dtype=getattr(torch, self.model_config.get("dtype", "float32")),
-                **({"decoding": decoding} if decoding else {}),
+                decoding=self.model_config.get("decoding"),
                 # "meta": a sharded learner fills in its part of the weights itself.
                 device=self.model_config.get("device", "cpu"),
             )
@@ -154,7 +152,8 @@ class OpenVLAOFTRLModule(TorchRLModule, DefaultGRPORLModule):
     def num_trained_parameters(cls, model_config: dict[str, Any]) -> int:
         if model_config.get("lora") is not None:
             return 0
-        config = OpenVLAOFTConfig.from_pretrained(resolve(model_config["model_path"]))
+        decoding = model_config.get("decoding")
+        config = read_config(model_config["model_path"], model_config.get("unnorm_key"), decoding=decoding)
         with torch.device("meta"):
             model = OpenVLAOFT(config)
         freeze(model, model_config.get("freeze") or ())

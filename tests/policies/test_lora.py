@@ -97,6 +97,12 @@ def test_adapters_are_drawn_alike_in_every_process():
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+def test_shapes_are_computed_without_values():
+    """`rllib plan` measures on the meta device, which autocast does not know."""
+    layer = LoRALinear(nn.Linear(6, 5, device="meta"), 2, 1.0, torch.Generator())
+    assert layer(torch.empty(3, 6, device="meta")).shape == (3, 5)
+
+
 def test_share_of_the_7b_model():
     """32 layers of 7 matrices and the towers: 1.5 % of the weights at rank 32."""
     with torch.device("meta"):

@@ -6,7 +6,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from envs.base import Scene, unknown_name
+from envs.base import Scene
 from envs.libero import engine
 from envs.libero.environment import ACTION_DIM, LiberoEnv, robosuite_options
 from envs.libero.rendering import RenderStyle
@@ -58,11 +58,10 @@ class LiberoSuiteEnv(LiberoEnv):
         Raises:
             AssetsError: When the asset pack is not there.
         """
-        if step_limits not in tasks.STEP_LIMITS:
-            raise unknown_name("value of step_limits", step_limits, tasks.STEP_LIMITS)
+        limit = tasks.step_limit(self.SUITE, step_limits)
         super().__init__(**config)
         if self._limit_override is None:
-            self._limit_override = tasks.STEP_LIMITS[step_limits][self.SUITE]
+            self._limit_override = limit
         self._assets, _ = find_assets(assets_path)
         self._start_states = None
         if start_cache is not None:

@@ -4,13 +4,16 @@ Names and order of the tasks are the benchmark's (task order 0), and so are the 
 the names.
 """
 
+import dataclasses
 import functools
 import importlib.util
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from envs.base import TaskInfo
+from envs.base import TaskInfo, unknown_name
 from envs.libero.engine import INSTALL_HINT, EngineError
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
@@ -56,11 +59,35 @@ def initial_states_file(suite: str, task: str) -> Path:
     return package_path() / "init_files" / suite / f"{task}.pruned_init"
 
 
-def __getattr__(name: str) -> tuple[TaskInfo, ...]:
-    """`LIBERO_SPATIAL` and so on: the tasks of a suite, read when they are first asked for."""
+def __getattr__(name: str) -> Any:
+    """`LIBERO_SPATIAL` and so on: the tasks of a suite, read when they are first asked for.
+
+    `libero_spatial_tasks` and so on: a function that returns them for the settings of the environment.
+    """
     if name.isupper() and name.lower() in SUITES:
         return load_tasks(name.lower())
+    suite, _, what = name.rpartition("_")
+    if suite in SUITES and what == "tasks":
+        return functools.partial(list_tasks, suite)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def list_tasks(suite: str, env_config: Mapping[str, Any]) -> list[TaskInfo]:
+    """Returns the tasks of a suite with the step limits that the environment's `step_limits` chooses.
+
+    Raises:
+        EngineError: When hf-libero is not installed.
+        ValueError: For an unknown kind of `step_limits`.
+    """
+    limit = step_limit(suite, env_config.get("step_limits", "simplevla"))
+    return [dataclasses.replace(info, max_control_steps=limit) for info in load_tasks(suite)]
+
+
+def step_limit(suite: str, kind: str) -> int:
+    """Returns the step limit of a suite's tasks, in control steps; ValueError for an unknown kind."""
+    if kind not in STEP_LIMITS:
+        raise unknown_name("value of step_limits", kind, STEP_LIMITS)
+    return STEP_LIMITS[kind][suite]
 
 
 @functools.cache
@@ -76,7 +103,7 @@ def load_tasks(suite: str) -> tuple[TaskInfo, ...]:
         model = _model_text(bddl_file(suite, name))
         workspace = workspaces.setdefault(model, f"{suite}/{len(workspaces)}")
         instruction = _SCENE_PREFIX.sub("", name).replace("_", " ")
-        tasks.append(TaskInfo(name, task_id, instruction, STEP_LIMITS["simplevla"][suite], NUM_SCENES, workspace))
+        tasks.append(TaskInfo(name, task_id, instruction, step_limit(suite, "simplevla"), NUM_SCENES, workspace))
     return tuple(tasks)
 
 

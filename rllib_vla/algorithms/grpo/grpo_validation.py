@@ -146,10 +146,9 @@ def _check_policy(config: "GRPOConfig") -> None:
     directory = Path(config._model_config["model_path"])
     if config.module_class is not None or not directory.is_dir():
         return
-    decoding = config._model_config.get("decoding")
     try:
         policy = read_config(
-            directory, config._model_config.get("unnorm_key"), **({"decoding": decoding} if decoding else {})
+            directory, config._model_config.get("unnorm_key"), decoding=config._model_config.get("decoding")
         )
         weight_files(directory)
     except (FileNotFoundError, ValueError) as error:

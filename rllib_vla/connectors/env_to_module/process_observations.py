@@ -19,8 +19,8 @@ class ProcessObservations(ConnectorV2):
     checkpoint uses proprioception, `proprio` float32 [P]. The frame is processed once: sampling, object store and
     learner share the same uint8 array.
 
-    All rows of a batch have the same length, so prompts are padded to the longest one of `instructions`; the model
-    trims columns that are padding in every row.
+    All rows of a batch have the same length, so prompts are padded to the longest one of `instructions`; with
+    `micro_batch_tokens` the learner trims columns that are padding in every row of a micro-batch.
 
     Args:
         instructions: All instructions of the suite.

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from ray.rllib.core.learner.training_data import TrainingData
 
 from rllib_vla import metrics as names
 from rllib_vla.algorithms.grpo.default_grpo_rl_module import ALL_LOG_PROBS
+from rllib_vla.algorithms.grpo.torch import grpo_torch_learner
 from rllib_vla.algorithms.grpo.torch.grpo_torch_learner import NonFiniteUpdateError
 from rllib_vla.columns import TOKEN_MASK, TOKEN_WEIGHT, TRAJECTORY_INDEX
 from rllib_vla.rl_modules.openvla_oft_rl_module import OpenVLAOFTRLModule
@@ -265,6 +268,21 @@ def test_non_finite_steps_are_skipped_counted_and_end_the_run(toy_policy_dir, to
     assert not learner.get_optimizer(DEFAULT_MODULE_ID).state  # Adam's moments were not touched either
     with pytest.raises(NonFiniteUpdateError, match="3 optimizer steps in a row"):
         learner.update(episodes=poison(episodes_of(toy_groups)), minibatch_size=28, num_epochs=1)
+
+
+@pytest.mark.parametrize(("rank", "count"), [(0, 1), (1, 0)])
+def test_of_several_learners_the_first_counts(toy_policy_dir, toy_groups, monkeypatch, rank, count):
+    learner = make_learner(toy_config(toy_policy_dir))
+    two_learners = SimpleNamespace(
+        is_initialized=lambda: True,
+        get_world_size=lambda: 2,
+        get_rank=lambda: rank,
+        all_reduce=lambda tensor, op=None: None,
+        ReduceOp=torch.distributed.ReduceOp,
+    )
+    monkeypatch.setattr(grpo_torch_learner, "dist", two_learners)
+    results = learner.update(episodes=poison(episodes_of(toy_groups)), minibatch_size=28, num_epochs=1)
+    assert learner_results(learner, results)[names.NUM_NONFINITE_UPDATES] == count
 
 
 def test_a_finite_step_resets_the_count(toy_policy_dir, toy_groups):

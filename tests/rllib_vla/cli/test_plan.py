@@ -13,6 +13,7 @@ from policies.openvla_oft import OpenVLAOFTConfig, OpenVLAOFTPolicy
 from policies.openvla_oft.modeling import OpenVLAOFT
 from rllib_vla.cli import plan_memory, plan_model, plan_time
 from rllib_vla.cli.experiment_file import parse_experiments
+from rllib_vla.cli.fused_operations import fused_operations
 from rllib_vla.cli.main import app
 from rllib_vla.cli.object_store import check_object_store
 from rllib_vla.cli.plan import make_plan
@@ -129,6 +130,33 @@ def test_frozen_parts_cost_no_gradient_no_moments_and_no_backward_pass():
     assert costs[1].peak_bytes < 0.8 * costs[0].peak_bytes
 
 
+def test_norms_make_no_float32_copy_of_bfloat16():
+    """As on GPUs: beside its result, a norm keeps a float32 factor for each row."""
+    x = torch.empty(128, 64, dtype=torch.bfloat16, device="meta", requires_grad=True)
+    with fused_operations(), plan_model._LiveMemory() as memory:
+        y = torch.nn.functional.rms_norm(x, (64,), eps=1e-6)
+        assert memory.peak == 128 * 64 * 2 + 128 * 4
+        y.sum().backward()
+    assert memory.peak < 3 * 128 * 64 * 2
+    assert x.grad.shape == x.shape
+
+
+def test_decoding_token_by_token_keeps_keys_and_values():
+    config = dataclasses.replace(
+        OpenVLAOFTConfig.preset("tiny"), decoding="autoregressive", chunk_size=1, action_slot_embeddings=False
+    )
+    model = plan_model.build_model(config, {})
+    rows, prompt = 16, 20
+    sampling, training = (
+        measure(model, rows, prompt, **kwargs)
+        for measure, kwargs in ((plan_model.measure_sampling, {}), (plan_model.measure_training, {"recompute": False}))
+    )
+    length = config.num_visual_tokens + prompt + config.num_action_tokens - 1
+    cache = 2 * config.num_hidden_layers * config.hidden_size * length * 4 * rows
+    assert cache < sampling.peak_bytes < training.peak_bytes
+    assert 2.5 < training.flops / sampling.flops < 3.5
+
+
 def test_backward_costs_twice_the_forward_pass():
     _, model = small_model()
     forward = plan_model.measure_sampling(model, 2, 20).flops
@@ -231,6 +259,36 @@ def test_shards_divide_what_copies_repeat(planned):
     for name in ("weights", "gradients", "AdamW's moments"):
         assert of["fsdp2"][name] == of["ddp"][name] // 4
     assert of["ddp"]["DDP's buckets"] == of["ddp"]["gradients"]
+
+
+@pytest.mark.parametrize("cpu_offload", ["false", "true"])
+def test_adapters_are_float32_beside_frozen_shards(planned, cpu_offload):
+    more = f"learners: {{num_learners: 2, num_gpus_per_learner: 1, parallelism: fsdp2, cpu_offload: {cpu_offload}}}"
+    plan = planned(model=", dtype: bfloat16, lora: {rank: 4}", runners=", num_env_runners: 2", more=more)
+    adapters = 4 * plan.size.num_trained
+    frozen = 2 * (plan.size.num_parameters - plan.size.num_trained)
+    (gpu,), learner = plan.gpus, budget(plan.processes, "learner")
+    if cpu_offload == "true":
+        assert item(learner, "weights, gradients, moments").bytes == (frozen + 4 * adapters) // 2
+        assert item(gpu, "weights").bytes == 0
+    else:
+        assert item(gpu, "weights").bytes == (frozen + adapters) // 2
+        assert item(gpu, "gradients").bytes == adapters // 2
+        assert item(gpu, "AdamW's moments").bytes == 2 * adapters // 2
+
+
+def test_master_weights_are_counted_in_their_type(planned):
+    more = "learners: {num_learners: 2, num_gpus_per_learner: 1, master_dtype: float32}"
+    model = ", dtype: bfloat16, freeze: [vision_backbone]"
+    plan = planned(model=model, runners=", num_env_runners: 2", more=more)
+    assert item(plan.gpus[0], "weights").bytes == 4 * plan.size.num_parameters // 2
+    assert item(plan.gpus[0], "gradients").bytes == 4 * plan.size.num_trained // 2
+
+
+def test_one_learners_moments_are_float32_on_disk(planned):
+    plan = planned(model=", dtype: bfloat16")
+    weights, moments, *_ = (i.bytes for i in plan.checkpoint)
+    assert (weights, moments) == (2 * plan.size.num_parameters, 8 * plan.size.num_trained)
 
 
 # --- object store ---------------------------------------------------------------------------------------------------

@@ -174,20 +174,74 @@ def test_shards_of_another_model_are_refused(toy_policy_dir, tmp_path):
         other.load_shards(tmp_path / "shards")
 
 
-def test_schedulers_and_random_state_are_restored(toy_policy_dir, toy_groups):
-    def make():
-        config = config_of(toy_policy_dir)
-        config._torch_lr_scheduler_classes = [lambda o: torch.optim.lr_scheduler.ExponentialLR(o, gamma=0.5)]
-        return make_learner(config)
+SCHEDULERS = {
+    "exponential": lambda o: torch.optim.lr_scheduler.ExponentialLR(o, gamma=0.5),
+    # The constructors of these change the rate.
+    "linear": lambda o: torch.optim.lr_scheduler.LinearLR(o, start_factor=0.1, total_iters=5),
+    "lambda": lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda step: 1 / (2 + step)),
+}
 
-    first, second = make(), make()
+
+def scheduled(policy_dir, scheduler, **kwargs):
+    config = config_of(policy_dir, **kwargs)
+    config._torch_lr_scheduler_classes = [SCHEDULERS[scheduler]]
+    return make_learner(config)
+
+
+def settings_of(learner):
+    (group,) = learner.get_optimizer(DEFAULT_MODULE_ID).param_groups
+    return group
+
+
+@pytest.mark.parametrize("learners", [{}, {"num_learners": 1, "parallelism": "fsdp2"}], ids=["whole", "sharded"])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_schedulers_and_random_state_are_restored(toy_policy_dir, toy_groups, scheduler, learners):
+    first, second = (scheduled(toy_policy_dir, scheduler, learners=learners) for _ in range(2))
     update(first, toy_groups[:1])
     state = first.get_state()
     expected = torch.rand(3)
     second.set_state(state)
     assert torch.equal(torch.rand(3), expected)
-    rates = [learner.get_optimizer(DEFAULT_MODULE_ID).param_groups[0]["lr"] for learner in (first, second)]
-    assert rates[0] == rates[1] == pytest.approx(0.5)
+    assert settings_of(first)["lr"] == settings_of(second)["lr"] < 1
     for learner in (first, second):
         update(learner, toy_groups[:1])
-    assert second.get_optimizer(DEFAULT_MODULE_ID).param_groups[0]["lr"] == pytest.approx(0.25)
+    assert settings_of(first)["lr"] == settings_of(second)["lr"]
+
+
+def test_a_learner_with_schedulers_takes_a_state_from_before_the_first_update(toy_policy_dir, toy_groups):
+    learner = scheduled(toy_policy_dir, "linear")
+    initial = learner.get_state()
+    rates = []
+    for _ in range(2):
+        update(learner, toy_groups[:1])
+        rates.append(settings_of(learner)["lr"])
+        learner.set_state(initial)
+    assert rates[0] == rates[1]
+
+
+def test_moments_in_bfloat16_are_kept_exactly(toy_policy_dir, toy_groups):
+    first, second = (make_learner(config_of(toy_policy_dir, model={"dtype": "bfloat16"})) for _ in range(2))
+    update(first, toy_groups[:1])
+    second.set_state(first.get_state())
+    expected, own = (learner.get_optimizer(DEFAULT_MODULE_ID).state_dict()["state"] for learner in (first, second))
+    assert expected[0]["exp_avg"].dtype == torch.bfloat16
+    for index, moments in expected.items():
+        for name, tensor in moments.items():
+            assert own[index][name].dtype == tensor.dtype
+            assert torch.equal(own[index][name], tensor)
+    for learner in (first, second):
+        update(learner, toy_groups[:1])
+    assert_close(weights_of(second), weights_of(first), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("learners", [{}, {"num_learners": 1, "parallelism": "fsdp2"}], ids=["whole", "sharded"])
+def test_a_loaded_state_does_not_change_settings(toy_policy_dir, toy_groups, learners):
+    """Population-based training goes on with other settings than those of the checkpoint."""
+    first = make_learner(config_of(toy_policy_dir))
+    update(first, toy_groups[:1])
+    changed = {"lr": 0.5, "weight_decay": 0.3, "adam_betas": (0.5, 0.6), "adam_epsilon": 1e-3}
+    second = make_learner(config_of(toy_policy_dir, learners=learners, **changed))
+    second.set_state(first.get_state())
+    group = settings_of(second)
+    assert [group[name] for name in ("lr", "weight_decay", "betas", "eps")] == [0.5, 0.3, (0.5, 0.6), 1e-3]
+    assert len(second.get_optimizer(DEFAULT_MODULE_ID).state) > 0

@@ -7,7 +7,7 @@ import ray
 
 from rllib_vla.algorithms import suite_config
 from rllib_vla.algorithms.grpo import GRPO
-from rllib_vla.distributed.placement import simulator_strategy
+from rllib_vla.distributed.placement import reserved_bundles, simulator_strategy
 from tests.rllib_vla.toy import toy_config
 
 
@@ -113,6 +113,16 @@ def test_simulators_keep_their_bundles_when_the_cluster_shrinks(toy_policy_dir, 
             for index in range(per_runner)
         ]
         assert places == list(range(first, len(bundles)))
+
+
+def test_simulators_without_cpus_have_no_bundles(toy_policy_dir, cluster):
+    config = processes(toy_policy_dir, learners=1, runners=1)
+    config.env_runners(num_cpus_per_simulator=0)
+    cluster.bundles, _ = requested(config)
+    assert cluster.bundles == [{"CPU": 1}] * 3  # main process, runner, learner
+    config.validate()
+    assert len(reserved_bundles(config)) == 0
+    assert simulator_strategy(config, 1, 0) == "DEFAULT"
 
 
 def test_bundles_of_somebody_elses_are_left_alone(toy_policy_dir, cluster):

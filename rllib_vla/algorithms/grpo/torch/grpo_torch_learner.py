@@ -267,11 +267,13 @@ class GRPOTorchLearner(ParallelTorchLearner, GRPOLearner):
         gradients = {ref: p.grad for ref, p in self._params.items() if p.grad is not None}
         gradients = self.postprocess_gradients(gradients)
         is_finite = bool(torch.isfinite(total_loss)) and all_finite(gradients.values())
+        is_first = True
         if dist.is_initialized() and dist.get_world_size() > 1:
             flag = torch.tensor(float(is_finite), device=self._device)
             dist.all_reduce(flag, op=dist.ReduceOp.MIN)
-            is_finite = bool(flag)
-        self.metrics.log_value((module_id, names.NUM_NONFINITE_UPDATES), int(not is_finite), reduce="sum")
+            is_finite, is_first = bool(flag), dist.get_rank() == 0
+        # All learners skip the step; RLlib adds up what each of them says.
+        self.metrics.log_value((module_id, names.NUM_NONFINITE_UPDATES), int(not is_finite and is_first), reduce="sum")
         if is_finite:
             self._consecutive_nonfinite = 0
             self.apply_gradients(gradients)
