@@ -30,37 +30,15 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
-import envs
 from policies.openvla_oft.configuration import NUM_ACTION_BINS
 from rllib_vla import metrics as names
 from rllib_vla.distributed.placement import simulator_strategy
 from rllib_vla.env_runners.group import CollectedGroup, GroupRequest, Member
 from rllib_vla.env_runners.rollout import play
 from rllib_vla.env_runners.simulator_pool import ActorSimulatorPool, InProcessSimulatorPool
+from rllib_vla.policy_fit import policy_misfit
 
 logger = logging.getLogger("ray.rllib")
-
-
-def policy_misfit(policy: Any, config: Any) -> str | None:
-    """Returns why a policy cannot play the suite of a `GRPOConfig`, and what to do; None if it can.
-
-    Args:
-        policy: `chunk_size` and `action_dim` of the policy, as attributes.
-        config: Names the suite and has its `env_config`.
-    """
-    chunk_size, action_dim = config.get_environment_spaces()[1].shape
-    if policy.action_dim == action_dim and policy.chunk_size <= chunk_size:
-        return None
-    remedy = "it was made for another suite"
-    if policy.action_dim == action_dim and "chunk_size" in envs.config_keys(config.env):
-        remedy = (
-            f"set `chunk_size: {policy.chunk_size}` in `env_config` (`rllib evaluate`: "
-            f"--config '{{chunk_size: {policy.chunk_size}}}')"
-        )
-    return (
-        f"the policy's chunks are {policy.chunk_size} actions of {policy.action_dim} dimensions, but "
-        f"{config.env} takes at most {chunk_size} of {action_dim}: {remedy}"
-    )
 
 
 class GroupEnvRunner(EnvRunner, Checkpointable):

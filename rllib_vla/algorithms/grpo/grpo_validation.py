@@ -24,9 +24,9 @@ from rllib_vla.distributed.placement import (
     shares_gpu,
     shares_process,
 )
-from rllib_vla.env_runners.group_env_runner import policy_misfit
 from rllib_vla.env_runners.pool_size import AUTO
 from rllib_vla.env_runners.simulator import MAX_SLOTS_WITHOUT_SNAPSHOTS
+from rllib_vla.policy_fit import policy_misfit
 from rllib_vla.scene_keys import SCENE_KEYS, TASKS
 
 if TYPE_CHECKING:
