@@ -11,6 +11,7 @@ Wherever a suite is named, `"libero_spatial+libero_object"` names the mixture of
 """
 
 import importlib
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -199,6 +200,19 @@ def make_env(suite: str, **env_config: Any) -> ManipulationEnv:
 def config_keys(suite: str) -> tuple[str, ...]:
     """Returns the keys that `env_config` may have for a suite; of a mixture, those that any member knows."""
     return tuple(dict.fromkeys(key for name in member_names(suite) for key in _env_class(name).CONFIG_KEYS))
+
+
+def config_defaults(suite: str) -> dict[str, Any]:
+    """Returns the defaults of `config_keys`, as far as the constructors of the suite's environment state them."""
+    defaults = {
+        parameter.name: parameter.default
+        for name in member_names(suite)
+        for base in reversed(_env_class(name).__mro__)
+        if "__init__" in vars(base)
+        for parameter in inspect.signature(base.__init__).parameters.values()
+        if parameter.default is not parameter.empty
+    }
+    return {key: defaults[key] for key in config_keys(suite) if key in defaults}
 
 
 def validate_env_config(suite: str, env_config: Mapping[str, Any], also: Sequence[str] = ()) -> None:

@@ -46,6 +46,8 @@ _REPORT_KEYS: dict[str, Any] = {
 }
 _LABEL, _KIND = "label", "kind"
 _REPLACED = ("arms", "report")  # not merged with those of an extended file
+# Settings of simulators that do not change what an evaluation plays.
+_WITHOUT_EFFECT = ("num_train_seeds", "render_device", "setup_timeout_s", "step_timeout_s", "close_timeout_s")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -327,19 +329,16 @@ class _Reader:
 
     def _check_comparison(self, arm: Arm, before: str | None, after: str | None) -> None:
         """A gain is a gain only if both evaluations play under the same settings."""
-        if before not in arm.stages or after not in arm.stages:
+        stages = [arm.stages[name] for name in (before, after) if name in arm.stages]
+        if [stage.kind.name for stage in stages] != ["evaluate", "evaluate"]:
             return
-        first, second = (_played_with(arm, arm.stages[name]) for name in (before, after))
+        first, second = (_played_with(arm, stage) for stage in stages)
         for key in sorted(first.keys() | second.keys()):
-            if first.get(key) != second.get(key):
-                kept = " and ".join(
-                    f"{name!r} {settings[key]!r}" if key in settings else f"{name!r} the default"
-                    for name, settings in ((before, first), (after, second))
-                )
+            if key not in _WITHOUT_EFFECT and first.get(key) != second.get(key):
                 self._report(
                     ("report", "after"),
-                    f"arm '{arm.name}' is evaluated under other settings than before, '{key}': {kept}; an evaluation "
-                    "takes over those of the training, so write it in both stages",
+                    f"arm '{arm.name}' is evaluated under other settings than before, '{key}': {second.get(key)!r} "
+                    f"instead of {first.get(key)!r}; an evaluation takes over those of the training: write it in both",
                 )
 
     def _check_unseen(self, unseen: list[str], evaluations: list[StageSpec]) -> None:
@@ -364,12 +363,19 @@ def _played_tasks(stage: StageSpec) -> list[str]:
 
 def _played_with(arm: Arm, stage: StageSpec) -> dict[str, Any]:
     """Settings under which an evaluation plays, those included that it takes over from the training of its policy."""
-    settings = {"dtype": stage.settings.get("dtype") or "float32"}
+    suite = stage.settings["suite"]
+    try:
+        settings = envs.config_defaults(suite)
+    except ValueError:  # an unknown suite, which is reported elsewhere
+        settings = {}
     training = arm.stages.get(stage.inputs["policy"])
+    settings["dtype"] = "float32"
     if training is not None and training.kind.name == "grpo":
-        settings = taken_over(training.settings, stage.settings["suite"])
-        settings |= {"dtype": stage.settings.get("dtype") or settings["dtype"]}
-    return settings | (stage.settings.get("env_config") or {})
+        settings |= taken_over(training.settings, suite)
+    settings |= stage.settings.get("env_config") or {}
+    if stage.settings.get("dtype"):
+        settings["dtype"] = stage.settings["dtype"]
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
 
 
 def _existing_folder(path: str) -> str:

@@ -84,7 +84,7 @@ def test_same_outcome_as_in_this_process(make_pool):
 )
 def test_a_broken_scene_costs_the_trajectories_beside_it(make_pool, fault, message):
     # The first call of a fresh simulator gets extra time, so the hang is found by the second call's own deadline.
-    pool = make_pool({"fault": fault, "fault_scene": 3}, timeout_s=1.5, start_timeout_s=60.0)
+    pool = make_pool({"fault": fault, "fault_scene": 3}, timeout_s=4.0, start_timeout_s=60.0)
     supply = outcomes(pool, SCENES)
     failed = [t for t in supply if t.error is not None]
     assert supply[3] in failed

@@ -66,7 +66,7 @@ def test_a_process_hit_by_a_signal_costs_its_groups_only(toy_policy_dir, sent_si
         num_simulators_per_env_runner=2,
         num_envs_per_simulator=2,
         num_cpus_per_simulator=0.1,
-        simulator_timeout_s=3.0,
+        simulator_timeout_s=6.0,
         simulator_start_timeout_s=120.0,
     )
     runner = make_runner(config)

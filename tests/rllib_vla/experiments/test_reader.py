@@ -94,7 +94,7 @@ def test_before_and_after_play_under_the_same_settings(text):
     (problem, _) = problems(text, changed)
     assert problem.startswith(
         "toy.yaml:18: toy.report.after: arm 'paper' is evaluated under other settings than before, 'tolerance': "
-        "'before' the default and 'after' 0.4;"
+        "0.4 instead of 0.2;"
     )
     same = {stage: {"env_config": {"tolerance": 0.4}} for stage in ("before", "after")}
     parse_experiment(parse_yaml(text, source="toy.yaml"), "toy.yaml", changed | same)
