@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +19,7 @@ from rllib_vla.logging.result_view import flatten, format_value, number, read_re
 SEED = "seed"
 # Parameters that come first where there is an order to choose.
 _FIRST = ("temperature", "clip_param_high", "clip_param_low", "lr")
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,6 +249,8 @@ def _read_config(directory: Path, results: list[dict[str, Any]]) -> dict[str, An
         config = flatten(json.loads((directory / "params.json").read_text()))
     except (OSError, json.JSONDecodeError):
         config = {}
+    # A function's address differs from process to process and says nothing.
+    config = {key: _ADDRESS.sub("", value) if isinstance(value, str) else value for key, value in config.items()}
     return config | _searched(results[-1])
 
 

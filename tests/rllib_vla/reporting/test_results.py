@@ -80,3 +80,16 @@ def test_nothing_to_report_on(tmp_path):
         load_study([tmp_path / "none"])
     with pytest.raises(ValueError, match=r"holds no results \(yet\)"):
         load_study([tmp_path])
+
+
+def test_runs_of_several_processes_with_the_same_functions_are_seeds(tmp_path):
+    for seed, address in enumerate(("0x7f2dfeb40f40", "0x7fac0f741120")):
+        config = {
+            "seed": seed,
+            "policy_mapping_fn": f"<function AlgorithmConfig.DEFAULT_POLICY_MAPPING_FN at {address}>",
+        }
+        trial = write_trial(tmp_path / f"run{seed}", 0, {}, [0.5])
+        (trial / "params.json").write_text(json.dumps(config))
+    study = load_study([tmp_path / "run0", tmp_path / "run1"])
+    assert study.swept == []
+    assert [len(c.trials) for c in study.configurations] == [2]
