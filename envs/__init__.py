@@ -209,7 +209,7 @@ def config_defaults(suite: str) -> dict[str, Any]:
         for name in member_names(suite)
         for base in reversed(_env_class(name).__mro__)
         if "__init__" in vars(base)
-        for parameter in inspect.signature(base.__init__).parameters.values()
+        for parameter in inspect.signature(vars(base)["__init__"]).parameters.values()
         if parameter.default is not parameter.empty
     }
     return {key: defaults[key] for key in config_keys(suite) if key in defaults}
