@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from rllib_vla.cli import options
 from rllib_vla.cli.console import input_errors_as_panel, make_console, prepare_process
 from rllib_vla.cli.problems import InputError, Problem
+
+if TYPE_CHECKING:
+    from rllib_vla.evaluation.videos import Videos
 
 _PROTOCOL, _OUTPUT, _PLAIN = "What is played", "Output", "Plain RLlib algorithms"
 
@@ -119,12 +122,13 @@ def evaluate(
             evaluate_algorithm(target, console, env=suite, overrides=overrides, steps=steps, episodes=episodes, out=out)
 
 
-def _parse_videos(text: str) -> int | str:
-    if text in ("failed", "all"):
-        return text
-    if not text.isdecimal():
-        raise InputError([Problem(f"must be 'failed', 'all' or a number, got {text!r}", source="--videos")])
-    return int(text)
+def _parse_videos(text: str) -> Videos:
+    from rllib_vla.evaluation.videos import parse_videos
+
+    try:
+        return parse_videos(text)
+    except ValueError as error:
+        raise InputError([Problem(str(error), source="--videos")]) from error
 
 
 def _refuse_removed(render: bool, use_shelve: bool, save_info: bool, track_progress: bool) -> None:

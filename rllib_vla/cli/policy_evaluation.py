@@ -16,8 +16,9 @@ from rllib_vla.cli.evaluation_target import EvaluationTarget
 from rllib_vla.cli.problems import InputError, readable_path
 from rllib_vla.env_runners.simulator_pool import AllSimulatorsFailedError
 from rllib_vla.evaluation.episode_log import EpisodeLog
-from rllib_vla.evaluation.evaluator import EvaluationError, Videos, evaluate_policy
+from rllib_vla.evaluation.evaluator import EvaluationError, evaluate_policy
 from rllib_vla.evaluation.protocol import EvaluationProtocol
+from rllib_vla.evaluation.videos import Videos
 from rllib_vla.policy_fit import policy_misfit
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from scipy.stats import t as student_t
 
 from rllib_vla.evaluation.confidence import wilson_interval
+
+Value = TypeVar("Value")
 
 # Seeds from which on the spread between them says something.
 MIN_SEEDS_FOR_SPREAD = 3
@@ -57,6 +60,16 @@ class Estimate:
         """Whether zero is outside the interval."""
         return self.low > 0 or self.high < 0
 
+    def percent(self, sign: str = "") -> str:
+        """Value and interval in percent; `sign` ``"+"`` is for differences."""
+        value, low, high = (f"{100 * number:{sign}.1f}" for number in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high})"
+
+
+def distinct(values: Iterable[Value]) -> list[Value]:
+    """The objects among `values`, each once, in their order; seeds that share an evaluation share its object."""
+    return list({id(value): value for value in values}.values())
+
 
 def success_estimate(counts: Sequence[Count]) -> Estimate:
     """Success rate over seeds.
@@ -66,7 +79,7 @@ def success_estimate(counts: Sequence[Count]) -> Estimate:
 
     One `Count` object that stands for several seeds, the common start of all, is one evaluation.
     """
-    counts = _distinct(counts)
+    counts = distinct(counts)
     mean = _mean_count(counts)
     low, high = wilson_interval(mean.successes, mean.episodes)
     if len(counts) < MIN_SEEDS_FOR_SPREAD:
@@ -107,10 +120,6 @@ def _mean_count(counts: Sequence[Count]) -> Count:
     """The mean rate, in as many episodes as one of the evaluations has."""
     episodes = round(statistics.fmean(count.episodes for count in counts))
     return Count(statistics.fmean(count.rate for count in counts) * episodes, episodes)
-
-
-def _distinct(counts: Sequence[Count]) -> list[Count]:
-    return list({id(count): count for count in counts}.values())
 
 
 def _half_width(values: Sequence[float]) -> float:

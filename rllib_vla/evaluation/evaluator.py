@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from envs import frame_rate, get_suite, list_tasks, supports_snapshots
 from policies.openvla_oft import OpenVLAOFTPolicy
@@ -18,10 +18,9 @@ from rllib_vla.evaluation.in_training import VIDEO_FPS
 from rllib_vla.evaluation.protocol import EvaluationProtocol
 from rllib_vla.evaluation.report import GREEDY, EpisodeResult, EvaluationReport
 from rllib_vla.evaluation.trajectory import EvaluationTrajectory
-from rllib_vla.evaluation.videos import write_filmstrip, write_video
+from rllib_vla.evaluation.videos import Videos, write_filmstrip, write_video
 
 # Which episodes are filmed: that many per task (failed ones first), or all failed, or all.
-Videos = int | Literal["failed", "all"]
 
 
 class EvaluationError(RuntimeError):

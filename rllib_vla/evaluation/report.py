@@ -133,17 +133,13 @@ class EvaluationReport:
     @property
     def overall(self) -> SuccessSummary:
         """Summary over all episodes (tasks weigh equally: the protocol gives each the same number)."""
-        return self.summarize(self.episodes)
+        return SuccessSummary.of(self.episodes)
 
     @property
     def per_task(self) -> dict[str, SuccessSummary]:
         """Summary per task, in the order of the protocol."""
         names = dict.fromkeys(e.task for e in self.episodes)
-        return {name: self.summarize([e for e in self.episodes if e.task == name]) for name in names}
-
-    def summarize(self, episodes: list[EpisodeResult]) -> SuccessSummary:
-        """Summary of some of the episodes."""
-        return SuccessSummary.of(episodes)
+        return {name: SuccessSummary.of([e for e in self.episodes if e.task == name]) for name in names}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: the fields, ``overall`` and ``per_task``."""

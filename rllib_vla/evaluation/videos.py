@@ -5,9 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
+
+Videos = int | Literal["failed", "all"]
+
+
+def parse_videos(text: str) -> Videos:
+    """Reads which episodes are recorded: ``failed``, ``all``, or a number per task.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    if text in ("failed", "all"):
+        return text
+    if not text.isdecimal():
+        raise ValueError(f"must be 'failed', 'all' or a number, got {text!r}")
+    return int(text)
 
 
 def write_video(path: str | Path, frames: Sequence[np.ndarray], *, fps: float = 20.0) -> Path:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from rllib_vla.evaluation.comparison import Count, success_estimate
+from rllib_vla.evaluation.comparison import Count, distinct, success_estimate
 from rllib_vla.evaluation.object_motion import TRANSPORTS
-from rllib_vla.evaluation.report import EpisodeResult, SuccessSummary
+from rllib_vla.evaluation.report import EpisodeResult, EvaluationReport, SuccessSummary
 from rllib_vla.evaluation.videos import read_video, write_filmstrip, write_video
 from rllib_vla.experiments import figures, findings
-from rllib_vla.experiments.results import RunResults
+from rllib_vla.experiments.results import RunResults, of_each
 from rllib_vla.reporting.page import Clip, Section, figure_section
 
 _MAX_CLIPS = 6  # of all arms together, but at least one of each
@@ -35,14 +34,13 @@ def _motion_sections(run: RunResults) -> list[Section]:
     pushed: dict[tuple[str, str], dict[int, Count]] = {}
     for arm, label in run.arms.items():
         for stage in run.evaluation_stages():
-            won = _successful(run, arm, stage)
+            won = of_each(run.evaluations(arm, stage), _successful)
             if not won:
                 continue
-            pushed[arm, stage] = _pushed(won)
-            all_won = [episode for episodes in _distinct(won) for episode in episodes]
+            pushed[arm, stage] = of_each(won, _pushed)
+            all_won = [episode for episodes in distinct(won.values()) for episode in episodes]
             counts = [sum(e.motion.transport == mode for e in all_won) for mode in TRANSPORTS]
-            estimate = success_estimate(list(pushed[arm, stage].values()))
-            share = f"{100 * estimate.value:.1f} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+            share = success_estimate(list(pushed[arm, stage].values())).percent()
             grasped = sum(e.motion.grasped for e in all_won) / len(all_won)
             rows.append(
                 [label, stage.replace("_", " "), str(len(all_won)), *map(str, counts), share, f"{100 * grasped:.0f}"]
@@ -62,32 +60,14 @@ def _motion_sections(run: RunResults) -> list[Section]:
     return [*sections, figure_section("", "", "transport", figures.shares_figure(labels, shares))]
 
 
-def _successful(run: RunResults, arm: str, stage: str) -> dict[int, list[EpisodeResult]]:
-    """Seed -> successful episodes with recorded motion, where there are any; one list for seeds of one evaluation."""
-    found: dict[int, list[EpisodeResult]] = {}
-    same: dict[str, list[EpisodeResult]] = {}
-    for seed in run.seeds:
-        report = run.evaluation(arm, seed, stage)
-        if report is None:
-            continue
-        digest = run.node(arm, seed, stage).digest
-        same.setdefault(digest, [e for e in report.episodes if e.success and e.motion is not None])
-        if same[digest]:
-            found[seed] = same[digest]
-    return found
+def _successful(report: EvaluationReport) -> list[EpisodeResult] | None:
+    """Successful episodes with recorded motion; None without any."""
+    return [e for e in report.episodes if e.success and e.motion is not None] or None
 
 
-def _distinct(values: dict[int, Any]) -> list[Any]:
-    return list({id(value): value for value in values.values()}.values())
-
-
-def _pushed(won: dict[int, list[EpisodeResult]]) -> dict[int, Count]:
-    """Seed -> how many of the successful episodes moved the object by pushing it."""
-    counts = {}
-    for episodes in _distinct(won):
-        outcomes = [dataclasses.replace(e, success=e.motion.transport == "pushed") for e in episodes]
-        counts[id(episodes)] = SuccessSummary.of(outcomes).count
-    return {seed: counts[id(episodes)] for seed, episodes in won.items()}
+def _pushed(won: list[EpisodeResult]) -> Count:
+    """How many of the successful episodes moved the object by pushing it."""
+    return SuccessSummary.of([dataclasses.replace(e, success=e.motion.transport == "pushed") for e in won]).count
 
 
 def _shift_text(run: RunResults, pushed: dict[tuple[str, str], dict[int, Count]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rllib_vla import metrics
 from rllib_vla.evaluation.comparison import Estimate, success_estimate
+from rllib_vla.evaluation.report import SuccessSummary
 from rllib_vla.experiments import figures, findings
 from rllib_vla.experiments.results import RunResults
 from rllib_vla.reporting.page import Section, figure_section
@@ -23,7 +24,7 @@ def generalisation_sections(run: RunResults) -> list[Section]:
             split = [_success(run, arm, stage, seen=seen) for seen in (True, False)]
             if all(split):
                 change = _change(run, arm, stage)
-                rows.append([label, stage.replace("_", " "), *map(_percent, split), change])
+                rows.append([label, stage.replace("_", " "), *(estimate.percent() for estimate in split), change])
     text = f"Unseen: {', '.join(unseen)}. Success in percent with 95 % intervals; changes in percentage points."
     table = (["arm", "evaluation", "seen tasks", "unseen tasks", "unseen, change since before"], rows)
     sections = [Section("Seen and unseen tasks", text, table=table)] if rows else []
@@ -40,8 +41,7 @@ def _has_curve(run: RunResults, arm: str) -> bool:
 
 def _tasks(run: RunResults, arm: str, stage: str, *, seen: bool) -> tuple[str, ...]:
     unseen = run.report.unseen_tasks
-    reports = [run.evaluation(arm, seed, stage) for seed in run.seeds]
-    names = dict.fromkeys(task for report in reports if report is not None for task in report.per_task)
+    names = dict.fromkeys(task for report in run.evaluations(arm, stage).values() for task in report.per_task)
     return tuple(name for name in names if (name not in unseen) == seen)
 
 
@@ -57,9 +57,7 @@ def _change(run: RunResults, arm: str, stage: str) -> str:
     unseen = run.report.unseen_tasks
     first, second = run.counts(arm, before, unseen), run.counts(arm, stage, unseen)
     e = findings.difference(first, second)
-    if e is None:
-        return ""
-    return f"{100 * e.value:+.1f} ({100 * e.low:+.1f} to {100 * e.high:+.1f})"
+    return "" if e is None else e.percent("+")
 
 
 def _paths(run: RunResults, arm: str) -> list[list[tuple[float, float]]]:
@@ -91,10 +89,6 @@ def _curve_points(run: RunResults, arm: str, seed: int) -> list[tuple[float, flo
         rates = []
         for seen in (True, False):
             episodes = [e for e in report.episodes if (e.task not in run.report.unseen_tasks) == seen]
-            rates.append(report.summarize(episodes).success_rate if episodes else float("nan"))
+            rates.append(SuccessSummary.of(episodes).success_rate if episodes else float("nan"))
         points.append((rates[0], rates[1]))
     return points
-
-
-def _percent(estimate: Estimate) -> str:
-    return f"{100 * estimate.value:.1f} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"

@@ -72,7 +72,7 @@ def _success(run: RunResults) -> Section | None:
         estimates = [_estimate(run, arm, stage) for stage in stages]
         if any(estimates):
             gain = findings.gain(run, arm)
-            rows.append([label, *map(_percent, estimates), "" if gain is None else _points(gain)][: len(header)])
+            rows.append([label, *map(_percent, estimates), "" if gain is None else gain.percent("+")][: len(header)])
     if not rows:
         return None
     text = (
@@ -83,12 +83,11 @@ def _success(run: RunResults) -> Section | None:
 
 
 def _lost_episodes(run: RunResults) -> str:
-    reports = {
-        node.digest: EvaluationReport.load(run.folder(node))
+    lost = sum(
+        EvaluationReport.load(run.folder(node)).num_simulator_failures
         for node, state, _ in run.stage_states()
         if node.kind.name == "evaluate" and state == "finished"
-    }
-    lost = sum(report.num_simulator_failures for report in reports.values())
+    )
     return f" {lost} episodes were lost to failed simulators and do not count." if lost else ""
 
 
@@ -171,13 +170,7 @@ def _estimate(run: RunResults, arm: str, stage: str) -> Estimate | None:
 
 
 def _percent(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return ""
-    return f"{100 * estimate.value:.1f} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
-
-
-def _points(estimate: Estimate) -> str:
-    return f"{100 * estimate.value:+.1f} ({100 * estimate.low:+.1f} to {100 * estimate.high:+.1f})"
+    return "" if estimate is None else estimate.percent()
 
 
 def _plain(value: float | None) -> str:

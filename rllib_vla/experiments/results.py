@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from rllib_vla.evaluation.comparison import Count
-from rllib_vla.evaluation.report import EvaluationReport
+from rllib_vla.evaluation.comparison import Count, distinct
+from rllib_vla.evaluation.report import EvaluationReport, SuccessSummary
 from rllib_vla.experiments.engine import FINISHED_FILE, PLAN_FILE, is_finished
 from rllib_vla.experiments.kinds.grpo import TRAINING_FOLDER
 from rllib_vla.experiments.plan import Node, Plan
 from rllib_vla.experiments.spec import ReportSpec
 from rllib_vla.logging.result_view import read_results
 from rllib_vla.reporting.results import Study, load_study
+
+Value, Made = TypeVar("Value"), TypeVar("Made")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +66,18 @@ class RunResults:
             return None
         return EvaluationReport.load(self.folder(node))
 
+    def evaluations(self, arm: str, stage: str) -> dict[int, EvaluationReport]:
+        """Returns seed -> finished evaluation of an arm; seeds that share one evaluation share the object."""
+        same: dict[str | None, EvaluationReport | None] = {}
+        found: dict[int, EvaluationReport] = {}
+        for seed in self.seeds:
+            digest = self.plan.runs[arm, seed].get(stage)
+            if digest not in same:
+                same[digest] = self.evaluation(arm, seed, stage)
+            if (report := same[digest]) is not None:
+                found[seed] = report
+        return found
+
     def counts(self, arm: str, stage: str, tasks: tuple[str, ...] | None = None) -> dict[int, Count]:
         """Returns seed -> successes of an arm's finished evaluations.
 
@@ -71,20 +86,12 @@ class RunResults:
             stage: Evaluation stage.
             tasks: Only these; None: all.
         """
-        found: dict[int, Count] = {}
-        same: dict[str, Count] = {}  # a stage that several seeds share is one evaluation
-        for seed in self.seeds:
-            report = self.evaluation(arm, seed, stage)
-            if report is None:
-                continue
-            digest = self.node(arm, seed, stage).digest
-            if digest not in same:
-                episodes = [e for e in report.episodes if tasks is None or e.task in tasks]
-                if not episodes:
-                    continue
-                same[digest] = report.summarize(episodes).count
-            found[seed] = same[digest]
-        return found
+
+        def count(report: EvaluationReport) -> Count | None:
+            episodes = [e for e in report.episodes if tasks is None or e.task in tasks]
+            return SuccessSummary.of(episodes).count if episodes else None
+
+        return of_each(self.evaluations(arm, stage), count)
 
     def trainings(self, arm: str) -> Study | None:
         """Returns the reinforcement learning of an arm: one trial per seed; None if none has a result yet."""
@@ -108,6 +115,12 @@ class RunResults:
             else:
                 states.append((node, "begun" if folder.is_dir() else "to do", None))
         return states
+
+
+def of_each(by_seed: dict[int, Value], make: Callable[[Value], Made | None]) -> dict[int, Made]:
+    """Returns seed -> `make(value)`, called once for seeds that share the value; without those where it is None."""
+    made = {id(value): make(value) for value in distinct(by_seed.values())}
+    return {seed: result for seed, value in by_seed.items() if (result := made[id(value)]) is not None}
 
 
 def load_run(directory: Path) -> RunResults:

@@ -10,6 +10,7 @@ import envs
 from envs.base import UnavailableError
 from rllib_vla.evaluation.protocol import EvaluationProtocol
 from rllib_vla.evaluation.report import EVALUATION_FILE
+from rllib_vla.evaluation.videos import parse_videos
 from rllib_vla.experiments.kinds.base import CHECKPOINT, POLICY, RLLIB, StageKind, StageRun, StageText
 
 _DEFAULTS: dict[str, Any] = {"split": "eval", "repeats": 1, "seed": 0}
@@ -66,9 +67,10 @@ class EvaluateKind(StageKind):
         temperature = settings.get("temperature")
         if temperature is not None and temperature <= 0:
             text.report(("temperature",), f"must be positive, got {temperature}; leave it out to decode greedily")
-        videos = str(settings.get("videos", 0))
-        if videos not in ("failed", "all") and not videos.isdecimal():
-            text.report(("videos",), f"must be 'failed', 'all' or a number, got {videos!r}")
+        try:
+            parse_videos(str(settings.get("videos", 0)))
+        except ValueError as error:
+            text.report(("videos",), str(error))
         if settings.get("num_simulators", 0) < 0:
             text.report(("num_simulators",), f"must not be negative, got {settings['num_simulators']}")
         return settings

@@ -130,10 +130,13 @@ def _newest_checkpoint(training: Path) -> tuple[Path | None, list[str]]:
 def taken_over(settings: dict[str, Any], suite: str) -> dict[str, Any]:
     """Returns what an evaluation on a suite takes over from a stage's training: simulator settings and `dtype`."""
     config = settings.get("config") or {}
-    model = _get(config, ("rl_module", "model_config")) or config.get("model_config") or {}
-    found = {"dtype": model.get("dtype") or "float32"}
-    if suite == (settings.get("env") or config.get("env") or _get(config, ("environment", "env"))):
-        simulator = _get(config, ("environment", "env_config")) or config.get("env_config") or {}
+
+    def setting(section: str, key: str) -> Any:
+        return _get(config, (section, key)) or config.get(key)
+
+    found = {"dtype": (setting("rl_module", "model_config") or {}).get("dtype") or "float32"}
+    if suite == (settings.get("env") or setting("environment", "env")):
+        simulator = setting("environment", "env_config") or {}
         found |= {key: value for key, value in simulator.items() if key not in SCENE_KEYS}
     return found
 

@@ -13,6 +13,11 @@ def problems(text: str, overrides=None) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
+def with_stages(text: str, stages: str) -> str:
+    """The experiment with further stages before the last one."""
+    return text.replace("    after:", f"{stages}    after:")
+
+
 def test_arms_are_the_stages_with_their_changes_merged_in(spec):
     assert [arm.label for arm in spec.arms] == ["the paper's", "T = 1"]
     training = [arm.stages["rl"].settings["config"]["training"] for arm in spec.arms]
@@ -188,7 +193,7 @@ def test_what_a_stage_extends_may_extend_another_file(text, tmp_path):
 
 def test_what_is_absent_is_told_once(text):
     stages = "    sft: {kind: sft, demos: ./nowhere}\n    again: {kind: sft, demos: ./nowhere, config: {seed: 1}}\n"
-    found = problems(text.replace("    after:", f"{stages}    after:"))
+    found = problems(with_stages(text, stages))
     assert len([problem for problem in found if "no folder ./nowhere" in problem]) == 1
     assert any("again.config.seed: does not belong here" in problem for problem in found)
 
@@ -196,7 +201,7 @@ def test_what_is_absent_is_told_once(text):
 def test_given_demonstrations_must_have_the_tasks(text, tmp_path):
     write_demo_file(tmp_path / "lift_demo.hdf5", "lift the cube", [9, 9])
     stage = f"    sft: {{kind: sft, demos: {tmp_path}, config: {{tasks: [lift], demos_per_task: 2}}}}\n"
-    text = text.replace("    after:", f"{stage}    after:")
+    text = with_stages(text, stage)
     parse_experiment(parse_yaml(text, source="toy.yaml"), "toy.yaml")
     (few,) = problems(text.replace("demos_per_task: 2", "demos_per_task: 3"))
     assert "has 2 demonstrations, 3 were asked for" in few
@@ -207,7 +212,7 @@ def test_given_demonstrations_must_have_the_tasks(text, tmp_path):
 def test_experts_wander_for_a_chunk_at_most(text, monkeypatch):
     monkeypatch.setattr("rllib_vla.experiments.kinds.demos.expert_suites", lambda: ["tests.toy_suite:SUITE"])
     stage = "    demos: {kind: demos, suite: 'tests.toy_suite:SUITE', tasks: [go_left], wander_steps: 8}\n"
-    text = text.replace("    after:", f"{stage}    after:")
+    text = with_stages(text, stage)
     parse_experiment(parse_yaml(text, source="toy.yaml"), "toy.yaml")
     (found,) = problems(text.replace("wander_steps: 8", "wander_steps: 9"))
     assert "demos.wander_steps: must be at most 8, the environment's chunk size, got 9" in found
@@ -231,7 +236,7 @@ def test_fine_tuning_has_all_settings_of_its_file(text, tmp_path):
     )
     changes = "config: {policy: {hidden_size: 96}}"
     stage = f"    sft: {{kind: sft, demos: {tmp_path}, extends: {tmp_path}/sft.yaml, {changes}}}\n"
-    spec = parse_experiment(parse_yaml(text.replace("    after:", f"{stage}    after:"), source="toy.yaml"), "toy.yaml")
+    spec = parse_experiment(parse_yaml(with_stages(text, stage), source="toy.yaml"), "toy.yaml")
     for arm in spec.arms:
         assert arm.stages["sft"].inputs == {"demos": str(tmp_path)}
         assert arm.stages["sft"].settings == {
