@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +23,10 @@ Name = Annotated[str, typer.Argument(help="Name from 'rllib experiment list', or
 RunName = Annotated[str | None, typer.Option("--name", "-n", help="Directory of the run (default: the experiment's).")]
 StoragePath = Annotated[str, typer.Option(help="Where directories of experiments are.")]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated seeds in place of the file's.")]
+Arms = Annotated[str | None, typer.Option(help="Comma-separated arms: only these.")]
+Reuse = Annotated[
+    str | None, typer.Option(help="Comma-separated runs under --storage-path whose finished stages are taken over.")
+]
 
 
 @app.command("list")
@@ -36,6 +42,8 @@ def list_() -> None:
 def run(
     experiment: Name,
     seeds: Seeds = None,
+    arms: Arms = None,
+    reuse: Reuse = None,
     config: Annotated[
         str, typer.Option("--config", "-c", help="Stage -> settings that win over the file's, as JSON.")
     ] = "{}",
@@ -54,15 +62,20 @@ def run(
         spec = load_experiment(path, options.parse_mapping(config, "--config"))
         if name is not None:
             spec = dataclasses.replace(spec, name=name)
+        if arms is not None:
+            spec = spec.with_arms(arms.split(","))
         plan = make_plan(spec, spec.seeds if seeds is None else _parse_seeds(seeds))
         directory = Path(storage_path) / spec.name
+        others = [] if reuse is None else [_other_run(Path(storage_path) / other) for other in reuse.split(",")]
         console = make_console()
         if dry_run:
-            _show(plan, directory)
+            _show(plan, directory, others)
             return
         record = {"spec": spec_record(spec), "file": experiment_text(path), "config": config}
         try:
-            run_plan(plan, directory, say=lambda text: console.print(text, highlight=False), record=record)
+            run_plan(
+                plan, directory, say=functools.partial(console.print, highlight=False), record=record, reuse=others
+            )
         except InterruptedRunError as error:
             console.print(str(error), highlight=False)
             raise typer.Exit(130) from None
@@ -108,19 +121,34 @@ def _write_report(directory: Path, out: Path | None = None) -> None:
         console.print(f"  {label + ':':<13}{readable_path(path)}", highlight=False, soft_wrap=True)
 
 
-def _show(plan, directory: Path) -> None:
-    from rllib_vla.experiments.engine import describe, is_finished
+def _show(plan, directory: Path, others: Sequence[Path]) -> None:
+    from rllib_vla.experiments.engine import describe, find_finished, is_finished
 
     table = Table("stage", "kind", "needs", "directory", "state", title_justify="left")
     for node in plan.nodes.values():
         made = [plan.nodes[digest].folder_name for digest in node.inputs.values()]
         needs = [*made, *(readable_path(Path(path)) if "/" in path else path for path in node.paths.values())]
         folder = directory / node.folder_name
-        state = "finished" if is_finished(folder) else "begun" if folder.is_dir() else "to do"
+        made = find_finished(node, others)
+        if is_finished(folder):
+            state = "finished"
+        elif made is not None:
+            state = f"in {made.parent.name}"
+        else:
+            state = "begun" if folder.is_dir() else "to do"
         table.add_row(describe(node, plan), node.kind.name, ", ".join(needs), node.folder_name, state)
     console = make_console()
     console.print(table)
-    console.print(f"{len(plan.nodes)} stages in {readable_path(directory)}, no problem found", highlight=False)
+    count = f"{len(plan.nodes)} stage{'s' * (len(plan.nodes) != 1)}"
+    console.print(f"{count} in {readable_path(directory)}, no problem found", highlight=False)
+
+
+def _other_run(directory: Path) -> Path:
+    from rllib_vla.experiments.engine import PLAN_FILE
+
+    if not (directory / PLAN_FILE).is_file():
+        raise InputError([Problem(f"{readable_path(directory)} holds no run of an experiment", source="--reuse")])
+    return directory
 
 
 def _parse_seeds(text: str) -> tuple[int, ...]:

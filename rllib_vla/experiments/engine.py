@@ -15,10 +15,12 @@ import contextlib
 import fcntl
 import functools
 import json
+import os
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +59,17 @@ def run_plan(
     *,
     say: Callable[[str], None],
     record: dict[str, Any] | None = None,
+    reuse: Sequence[Path] = (),
     call: Callable[[list[str]], int] | None = None,
 ) -> None:
-    """Runs every stage that is not finished.
+    """Runs every stage that is not finished, here or in a directory of `reuse`.
 
     Args:
         plan: What to run.
         directory: Directory of the experiment.
         say: Called with one line for the user.
         record: Written to ``plan.json`` together with the plan, for reports.
+        reuse: Directories of other runs whose finished stages are taken over.
         call: Runs a command and returns its exit code; None: in a subprocess.
 
     Raises:
@@ -83,8 +87,35 @@ def run_plan(
             if is_finished(folder):
                 say(f"{title}: finished before")
                 continue
+            if (made := find_finished(node, reuse)) is not None:
+                say(f"{title}: taken from {readable_path(made.parent)}")
+                _take_over(made, folder)
+                continue
             say(f"{title} -> {readable_path(folder)}")
             run_stage(node, plan, directory, call)
+
+
+def find_finished(node: Node, directories: Sequence[Path]) -> Path | None:
+    """Returns where one of the runs in `directories` has finished this very stage, None if none has."""
+    folders = (directory / node.folder_name for directory in directories)
+    return next(filter(is_finished, folders), None)
+
+
+def _take_over(made: Path, folder: Path) -> None:
+    """Puts a finished stage of another run into this one, complete or not at all; big files are not copied."""
+    part = folder.with_name(f".{folder.name}.part")
+    for unfinished in (part, folder):
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+    shutil.copytree(made, part, copy_function=_link_or_copy)
+    part.rename(folder)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(source, target)
 
 
 def run_stage(node: Node, plan: Plan, directory: Path, call: Callable[[list[str]], int]) -> None:

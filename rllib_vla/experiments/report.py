@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rllib_vla.cli.problems import readable_path
 from rllib_vla.evaluation.comparison import Estimate, success_estimate
 from rllib_vla.evaluation.report import EvaluationReport
 from rllib_vla.experiments import figures, findings
@@ -142,10 +141,13 @@ def _paper(run: RunResults) -> Section | None:
 def _stages(run: RunResults) -> Section:
     rows = [
         [describe(node, run.plan), node.kind.name, state, "" if seconds is None else format_duration(seconds)]
-        + [readable_path(run.folder(node)) if state != "to do" else ""]
+        + [node.folder_name if state != "to do" else ""]
         for node, state, seconds in run.stage_states()
     ]
-    text = "Times are those of the last process of a stage, without what interrupted ones took before."
+    text = (
+        "Times are those of the last process of a stage, without what interrupted ones took before. Directories are "
+        "those in the run's."
+    )
     return Section("Stages", text, table=(["stage", "kind", "state", "time", "directory"], rows))
 
 

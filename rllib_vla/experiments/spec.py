@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
+from rllib_vla.cli.problems import InputError, Problem, did_you_mean
 from rllib_vla.experiments.kinds.base import StageKind
 
 
@@ -82,3 +84,20 @@ class ExperimentSpec:
     seeds: tuple[int, ...]
     arms: tuple[Arm, ...]
     report: ReportSpec
+
+    def with_arms(self, names: Sequence[str]) -> ExperimentSpec:
+        """Returns the experiment without the other arms; a baseline among them is none any more.
+
+        Raises:
+            InputError: There is no arm of a name.
+        """
+        known = [arm.name for arm in self.arms]
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise InputError([Problem(f"no arm '{name}', {did_you_mean(name, known)}") for name in unknown])
+        baseline = self.report.baseline if self.report.baseline in names else None
+        return dataclasses.replace(
+            self,
+            arms=tuple(arm for arm in self.arms if arm.name in names),
+            report=dataclasses.replace(self.report, baseline=baseline),
+        )

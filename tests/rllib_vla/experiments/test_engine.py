@@ -1,5 +1,7 @@
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,9 +51,9 @@ def _no_checkpoints(monkeypatch):
     monkeypatch.setattr(GRPOKind, "missing_output", lambda self, folder: None)
 
 
-def run(plan, directory, call):
+def run(plan, directory, call, reuse=()):
     said = []
-    run_plan(plan, directory, say=said.append, call=call)
+    run_plan(plan, directory, say=said.append, call=call, reuse=reuse)
     return said
 
 
@@ -106,6 +108,49 @@ def test_the_file_of_a_training_holds_policy_and_seed(spec, tmp_path):
     assert written["config"]["rl_module"]["model_config"]["model_path"] == str(tmp_path / "policy" / "weights")
     assert written["config"]["training"] == {"minibatch_size": 8, "temperature": 1.0}
     assert written["storage_path"] == str(tmp_path / "run" / rl.folder_name)
+
+
+def test_finished_stages_of_other_runs_are_taken_over(spec, tmp_path):
+    for arm in ("paper", "cold"):  # as on two machines
+        run(make_plan(spec.with_arms([arm]), (0,)), tmp_path / arm, FakeCommands())
+    plan, calls = make_plan(spec, (0, 1)), FakeCommands()
+    others = [tmp_path / "paper", tmp_path / "cold"]
+    said = run(plan, tmp_path / "both", calls, others)
+    taken = [line for line in said if "taken from" in line]
+    assert len(taken) == 5
+    assert calls.kinds == ["train", "evaluate", "train", "evaluate"]
+    after = tmp_path / "both" / plan.nodes[plan.runs["cold", 0]["after"]].folder_name
+    shutil.rmtree(tmp_path / "cold")
+    assert EvaluationReport.load(after).overall.success_rate == 1.0
+    assert not list((tmp_path / "both").glob(".*.part"))
+
+
+def test_what_is_unfinished_elsewhere_is_not_taken_and_what_is_unfinished_here_gives_way(spec, tmp_path):
+    plan = make_plan(spec.with_arms(["paper"]), (0,))
+    with pytest.raises(InterruptedRunError):
+        run(plan, tmp_path / "other", FakeCommands(stop_at=1))
+    with pytest.raises(InterruptedRunError):
+        run(plan, tmp_path / "run", FakeCommands(stop_at=0))
+    before = tmp_path / "run" / plan.nodes[plan.runs["paper", 0]["before"]].folder_name
+    (before / "half").touch()
+    calls = FakeCommands()
+    run(plan, tmp_path / "run", calls, [tmp_path / "other"])
+    assert calls.kinds == ["train", "evaluate"]
+    assert is_finished(before)
+    assert not (before / "half").exists()
+
+
+def test_stages_are_copied_where_there_are_no_hard_links(spec, tmp_path, monkeypatch):
+    def no_links(source, target):
+        raise OSError(errno.EXDEV, "another file system")
+
+    monkeypatch.setattr(os, "link", no_links)
+    plan = make_plan(spec.with_arms(["paper"]), (0,))
+    run(plan, tmp_path / "other", FakeCommands())
+    calls = FakeCommands()
+    run(plan, tmp_path / "run", calls, [tmp_path / "other"])
+    assert calls.kinds == []
+    assert all(is_finished(tmp_path / "run" / n.folder_name) for n in plan.nodes.values())
 
 
 def test_two_runs_at_a_time_are_refused(spec, tmp_path):
