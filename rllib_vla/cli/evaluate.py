@@ -61,7 +61,10 @@ def evaluate(
         typer.Option(help="Folder for results and videos; a killed evaluation goes on.", rich_help_panel=_OUTPUT),
     ] = None,
     videos: Annotated[
-        str, typer.Option(help="'failed', 'all', or how many per task (needs --out).", rich_help_panel=_OUTPUT)
+        str,
+        typer.Option(
+            help="'failed', 'all', a number per task, or 'scenes:0,3' (needs --out).", rich_help_panel=_OUTPUT
+        ),
     ] = "0",
     object_motion: Annotated[
         bool, typer.Option(help="Record whether objects are carried or pushed.", rich_help_panel=_OUTPUT)

@@ -18,7 +18,7 @@ from rllib_vla.evaluation.in_training import VIDEO_FPS
 from rllib_vla.evaluation.protocol import EvaluationProtocol
 from rllib_vla.evaluation.report import GREEDY, EpisodeResult, EvaluationReport
 from rllib_vla.evaluation.trajectory import EvaluationTrajectory
-from rllib_vla.evaluation.videos import Videos, write_filmstrip, write_video
+from rllib_vla.evaluation.videos import Videos, check_scenes_are_played, write_filmstrip, write_video
 
 # Which episodes are filmed: that many per task (failed ones first), or all failed, or all.
 
@@ -62,11 +62,12 @@ def evaluate_policy(
         on_episode: Called after each episode with the number done, the number of all, and its result.
 
     Raises:
-        ValueError: The protocol or `env_config` names something that does not exist.
+        ValueError: The protocol, `env_config` or `videos` names something that does not exist.
         EvaluationError: Every episode was lost to a failing simulator.
     """
     suite = get_suite(protocol.suite)
     episodes = protocol.episodes(env_config)
+    check_scenes_are_played(videos, (scene.index for scene, _ in episodes))
     known = {(r.task, r.scene_index, r.repeat): r for r in (log.results if log is not None else [])}
     trajectories = [
         EvaluationTrajectory(scene, repeat, i, motion=object_motion, divisible_chunks=suite.divisible_chunks)
@@ -144,9 +145,11 @@ def simulator_pool(
 def _choose(
     finished: list[tuple[EvaluationTrajectory, EpisodeResult]], videos: Videos
 ) -> list[tuple[EvaluationTrajectory, EpisodeResult]]:
-    """The episodes to film: failed ones first, then in the order of the protocol."""
+    """The episodes to film; of a number per task failed ones first, then in the order of the protocol."""
     if videos == "all":
         return finished
+    if isinstance(videos, tuple):
+        return [(t, result) for t, result in finished if t.scene.index in videos]
     if videos == "failed":
         return [(t, result) for t, result in finished if not result.success]
     chosen: dict[str, list[tuple[EvaluationTrajectory, EpisodeResult]]] = {}

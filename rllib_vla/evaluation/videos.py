@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-Videos = int | Literal["failed", "all"]
+# How many per task (failed ones first), which outcome, or the indices of scenes.
+Videos = int | Literal["failed", "all"] | tuple[int, ...]
+
+_SCENES = "scenes:"
 
 
 def parse_videos(text: str) -> Videos:
-    """Reads which episodes are recorded: ``failed``, ``all``, or a number per task.
+    """Reads which episodes are recorded: ``failed``, ``all``, a number per task, or ``scenes:0,3``.
 
     Raises:
         ValueError: It is none of these.
     """
     if text in ("failed", "all"):
         return text
-    if not text.isdecimal():
-        raise ValueError(f"must be 'failed', 'all' or a number, got {text!r}")
-    return int(text)
+    if text.isdecimal():
+        return int(text)
+    indices = text.removeprefix(_SCENES).split(",")
+    if not text.startswith(_SCENES) or not all(index.isdecimal() for index in indices):
+        raise ValueError(f"must be 'failed', 'all', a number, or scenes such as 'scenes:0,3', got {text!r}")
+    return tuple(map(int, indices))
+
+
+def check_scenes_are_played(videos: Videos, scene_indices: Iterable[int]) -> None:
+    """Raises ValueError if a scene that is to be recorded is not among those that are played."""
+    played = set(scene_indices)
+    missing = sorted(set(videos) - played) if isinstance(videos, tuple) else []
+    if missing:
+        raise ValueError(f"scene {missing[0]} cannot be recorded: it is not played, the last one is {max(played)}")
 
 
 def write_video(path: str | Path, frames: Sequence[np.ndarray], *, fps: float = 20.0) -> Path:

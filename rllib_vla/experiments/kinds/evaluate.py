@@ -10,7 +10,7 @@ import envs
 from envs.base import UnavailableError
 from rllib_vla.evaluation.protocol import EvaluationProtocol
 from rllib_vla.evaluation.report import EVALUATION_FILE
-from rllib_vla.evaluation.videos import parse_videos
+from rllib_vla.evaluation.videos import check_scenes_are_played, parse_videos
 from rllib_vla.experiments.kinds.base import CHECKPOINT, POLICY, RLLIB, StageKind, StageRun, StageText
 
 _DEFAULTS: dict[str, Any] = {"split": "eval", "repeats": 1, "seed": 0}
@@ -46,15 +46,17 @@ class EvaluateKind(StageKind):
 
     def check(self, text: StageText) -> dict[str, Any]:
         settings = _DEFAULTS | {key: value for key, value in text.values.items() if key != "policy"}
+        played: list[int] | None = None
         try:
             tasks = settings.get("tasks")
-            EvaluationProtocol(
+            episodes = EvaluationProtocol(
                 settings["suite"],
                 settings["split"],
                 None if tasks is None else tuple(tasks),
                 settings.get("num_scenes"),
                 settings["repeats"],
             ).episodes(settings.get("env_config"))
+            played = [scene.index for scene, _ in episodes]
             envs.make_spaces(settings["suite"], **(settings.get("env_config") or {}))
             if settings.get("object_motion") and not envs.tells_object_states(settings["suite"]):
                 text.report(("object_motion",), f"suite {settings['suite']!r} does not tell where objects are")
@@ -68,7 +70,9 @@ class EvaluateKind(StageKind):
         if temperature is not None and temperature <= 0:
             text.report(("temperature",), f"must be positive, got {temperature}; leave it out to decode greedily")
         try:
-            parse_videos(str(settings.get("videos", 0)))
+            videos = parse_videos(str(settings.get("videos", 0)))
+            if played is not None:
+                check_scenes_are_played(videos, played)
         except ValueError as error:
             text.report(("videos",), str(error))
         if settings.get("num_simulators", 0) < 0:

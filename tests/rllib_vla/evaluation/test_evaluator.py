@@ -195,6 +195,18 @@ def test_chosen_videos(policy, tmp_path, videos, outcomes_filmed):
     assert len(filmed) == sum(videos == "all" or not e.success for e in report.episodes)
 
 
+def test_videos_of_chosen_scenes(policy, tmp_path):
+    protocol = EvaluationProtocol(TOY, num_scenes_per_task=3, repeats=2)
+    evaluate_policy(policy, protocol, video_dir=tmp_path, videos=(0, 2))
+    filmed = sorted(path.stem.rsplit("_", 1)[0] for path in tmp_path.glob("*.mp4"))
+    assert filmed == [f"{task}_eval_{i:02d}_{r}" for task in ("go_left", "go_right") for i in (0, 2) for r in (0, 1)]
+
+
+def test_a_scene_to_film_must_be_played(policy):
+    with pytest.raises(ValueError, match="scene 2 cannot be recorded: it is not played, the last one is 1"):
+        evaluate_policy(policy, EvaluationProtocol(TOY, num_scenes_per_task=2), videos=(0, 2))
+
+
 def test_videos_that_are_there_are_kept(policy, tmp_path):
     protocol = EvaluationProtocol(TOY, tasks=("go_left",), num_scenes_per_task=1)
     evaluate_policy(policy, protocol, video_dir=tmp_path, videos="all")

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rllib_vla.evaluation.videos import write_filmstrip, write_video
+from rllib_vla.evaluation.videos import parse_videos, write_filmstrip, write_video
 
 
 def grey_ramp(num_frames, height=49, width=65):
@@ -55,3 +55,19 @@ def test_filmstrip_of_a_short_episode_repeats_nothing(tmp_path):
 def test_frames_that_are_no_video_are_refused(tmp_path, frames):
     with pytest.raises(ValueError, match=r"[Ff]rames"):
         write_video(tmp_path / "episode.mp4", frames)
+
+
+def test_which_episodes_are_recorded():
+    assert [parse_videos(text) for text in ("failed", "all", "2", "scenes:0", "scenes:3,12")] == [
+        "failed",
+        "all",
+        2,
+        (0,),
+        (3, 12),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "-1", "none", "0,3", "scenes:", "scenes:1,", "scenes:a", "scene:1"])
+def test_other_texts_are_refused(text):
+    with pytest.raises(ValueError, match="scenes such as 'scenes:0,3'"):
+        parse_videos(text)

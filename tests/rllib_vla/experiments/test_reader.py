@@ -55,6 +55,11 @@ def test_settings_of_the_command_line_reach_every_arm(text):
             "{kind: evaluate, videos: fialed, policy: rl,",
             "after.videos: must be 'failed'",
         ),
+        (
+            "{kind: evaluate, policy: rl,",
+            '{kind: evaluate, videos: "scenes:0,2", policy: rl,',
+            "after.videos: scene 2 cannot be recorded: it is not played, the last one is 1",
+        ),
         ("{kind: evaluate, policy: rl,", "{kind: evaluate, num_simulators: -1, policy: rl,", "must not be negative"),
         (
             "baseline: paper,",
