@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -170,6 +170,29 @@ def merge_lora(model: OpenVLAOFT) -> None:
         if isinstance(module, LoRALinear):
             _replace(model, name, module.merged())
     model.requires_grad_(True)
+
+
+class MergedWeights(Mapping[str, Tensor]):
+    """The state dict of a model as if its adapters were merged; the model is left as it is.
+
+    A sum is computed when it is read and not kept, so that a model can be saved where a second one does not fit.
+    """
+
+    def __init__(self, model: OpenVLAOFT) -> None:
+        self._plain = {key: value for key, value in model.state_dict().items() if not key.endswith(LORA_SUFFIXES)}
+        self._adapted = {
+            f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, LoRALinear)
+        }
+
+    def __getitem__(self, key: str) -> Tensor:
+        layer = self._adapted.get(key)
+        return self._plain[key] if layer is None else layer.merged().weight.detach()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._plain)
+
+    def __len__(self) -> int:
+        return len(self._plain)
 
 
 def lora_state_dict(model: OpenVLAOFT) -> dict[str, Tensor]:

@@ -224,6 +224,10 @@ def _compare(expected: Shapes, stored: Shapes, directory: Path) -> None:
         )
 
 
+def _on_host(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.detach().to(device="cpu", dtype=dtype or tensor.dtype).contiguous()
+
+
 def save_weights(
     directory: Path,
     state: Mapping[str, Tensor],
@@ -233,12 +237,13 @@ def save_weights(
 ) -> None:
     """Write tensors as one safetensors file, or as shards when they exceed `max_shard_bytes`; an index says where.
 
-    One shard at a time is held in host memory.
+    One shard at a time is held in host memory. Every tensor is read twice, and none is kept: they may be computed.
     """
     shards: list[list[str]] = [[]]
     size = total = 0
     for key in sorted(state):
-        item = (dtype or state[key].dtype).itemsize * math.prod(state[key].shape)
+        tensor = state[key]
+        item = (dtype or tensor.dtype).itemsize * math.prod(tensor.shape)
         if shards[-1] and size + item > max_shard_bytes:
             shards.append([])
             size = 0
@@ -248,7 +253,7 @@ def save_weights(
     weight_map: dict[str, str] = {}
     for i, keys in enumerate(shards, start=1):
         name = SINGLE if len(shards) == 1 else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {k: state[k].detach().to(device="cpu", dtype=dtype or state[k].dtype).contiguous() for k in keys}
+        tensors = {key: _on_host(state[key], dtype) for key in keys}
         save_file(tensors, directory / name, metadata={"format": "pt"})
         (directory / name).chmod(0o644)  # safetensors makes files that only their owner can read
         weight_map |= dict.fromkeys(keys, name)

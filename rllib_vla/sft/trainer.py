@@ -10,13 +10,12 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from policies.openvla_oft import OpenVLAOFTPolicy
-from policies.openvla_oft.lora import LoRALinear, merge_lora
+from policies.openvla_oft.lora import MergedWeights, merge_lora
 from rllib_vla.distributed.parallelize import Parallelism, parallelize
 from rllib_vla.sft.batches import Batch, BatchSource
 from rllib_vla.sft.config import FULL_VOCABULARY, SFTConfig
@@ -212,7 +211,7 @@ class SFTTrainer:
         dtype = getattr(torch, self.config.save_dtype)
         self.swap_average()
         try:
-            state = None if self.config.lora is None else merged_state_dict(self.model)
+            state = None if self.config.lora is None else MergedWeights(self.model)
             self.policy.save_pretrained(path, state_dict=state, dtype=dtype)
         finally:
             self.swap_average()
@@ -263,15 +262,6 @@ class SFTTrainer:
             raise ValueError(f"{self.state_path} lacks {sorted(missing)[:3]} …: delete it to start anew")
         for name, parameter in trained.items():
             parameter.copy_(weights[name])
-
-
-def merged_state_dict(model: torch.nn.Module) -> dict[str, Any]:
-    """The weights of a model with adapters as if these were merged; the model is left as it is."""
-    state = {name: value for name, value in model.state_dict().items() if not name.endswith((".lora_A", ".lora_B"))}
-    for name, module in model.named_modules():
-        if isinstance(module, LoRALinear):
-            state[f"{name}.weight"] = module.merged().weight.detach()
-    return state
 
 
 def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import pytest
 import torch
 from torch import nn
 
 from policies.openvla_oft import LoRAConfig, OpenVLAOFT, OpenVLAOFTConfig, add_lora, lora_state_dict, merge_lora
-from policies.openvla_oft.lora import LINEAR_LAYERS, LoRALinear
+from policies.openvla_oft.lora import LINEAR_LAYERS, LoRALinear, MergedWeights
 
 
 def train_a_little(policy, inputs) -> None:
@@ -65,6 +66,32 @@ def test_merging_gives_the_same_logits(tiny_policy, tiny_inputs, dtype, toleranc
     torch.testing.assert_close(merged, adapted, atol=tolerance, rtol=0)
     assert list(tiny_policy.model.state_dict()) == names
     assert all(p.requires_grad and p.dtype == dtype for p in tiny_policy.model.parameters())
+
+
+def test_merged_weights_are_those_of_the_merged_model_and_are_not_kept(tiny_policy, tiny_inputs, tmp_path, monkeypatch):
+    add_lora(tiny_policy.model, LoRAConfig(rank=4, alpha=8))
+    train_a_little(tiny_policy, tiny_inputs)
+    sums, most_alive = [], 0
+    merged = LoRALinear.merged
+
+    def watched(layer):
+        nonlocal most_alive
+        linear = merged(layer)
+        sums.append(weakref.ref(linear.weight))
+        most_alive = max(most_alive, sum(ref() is not None for ref in sums))
+        return linear
+
+    monkeypatch.setattr(LoRALinear, "merged", watched)
+    weights = MergedWeights(tiny_policy.model)
+    tiny_policy.save_pretrained(tmp_path / "saved", state_dict=weights, dtype=torch.bfloat16)
+    assert len(sums) > 100
+    assert most_alive <= 2
+    merge_lora(tiny_policy.model)
+    expected = tiny_policy.model.state_dict()
+    assert list(weights) == list(expected)
+    loaded = type(tiny_policy).from_pretrained(tmp_path / "saved").model.state_dict()
+    for key, value in expected.items():
+        assert torch.equal(loaded[key], value.bfloat16().float()), key
 
 
 def test_a_layer_is_its_formula():
