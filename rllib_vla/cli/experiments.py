@@ -63,10 +63,10 @@ def run(
         if name is not None:
             spec = dataclasses.replace(spec, name=name)
         if arms is not None:
-            spec = spec.with_arms(arms.split(","))
+            spec = spec.with_arms(_names(arms))
         plan = make_plan(spec, spec.seeds if seeds is None else _parse_seeds(seeds))
         directory = Path(storage_path) / spec.name
-        others = [] if reuse is None else [_other_run(Path(storage_path) / other) for other in reuse.split(",")]
+        others = [] if reuse is None else [_other_run(Path(storage_path) / other) for other in _names(reuse)]
         console = make_console()
         if dry_run:
             _show(plan, directory, others)
@@ -129,11 +129,11 @@ def _show(plan, directory: Path, others: Sequence[Path]) -> None:
         made = [plan.nodes[digest].folder_name for digest in node.inputs.values()]
         needs = [*made, *(readable_path(Path(path)) if "/" in path else path for path in node.paths.values())]
         folder = directory / node.folder_name
-        made = find_finished(node, others)
+        elsewhere = find_finished(node, others)
         if is_finished(folder):
             state = "finished"
-        elif made is not None:
-            state = f"in {made.parent.name}"
+        elif elsewhere is not None:
+            state = f"in {elsewhere.parent.name}"
         else:
             state = "begun" if folder.is_dir() else "to do"
         table.add_row(describe(node, plan), node.kind.name, ", ".join(needs), node.folder_name, state)
@@ -141,6 +141,10 @@ def _show(plan, directory: Path, others: Sequence[Path]) -> None:
     console.print(table)
     count = f"{len(plan.nodes)} stage{'s' * (len(plan.nodes) != 1)}"
     console.print(f"{count} in {readable_path(directory)}, no problem found", highlight=False)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
 
 
 def _other_run(directory: Path) -> Path:

@@ -20,8 +20,6 @@ from rllib_vla.evaluation.report import GREEDY, EpisodeResult, EvaluationReport
 from rllib_vla.evaluation.trajectory import EvaluationTrajectory
 from rllib_vla.evaluation.videos import Videos, check_scenes_are_played, write_filmstrip, write_video
 
-# Which episodes are filmed: that many per task (failed ones first), or all failed, or all.
-
 
 class EvaluationError(RuntimeError):
     """No episode could be played; the message has the simulator's error."""
