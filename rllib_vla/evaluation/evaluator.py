@@ -18,7 +18,7 @@ from rllib_vla.evaluation.in_training import VIDEO_FPS
 from rllib_vla.evaluation.protocol import EvaluationProtocol
 from rllib_vla.evaluation.report import GREEDY, EpisodeResult, EvaluationReport
 from rllib_vla.evaluation.trajectory import EvaluationTrajectory
-from rllib_vla.evaluation.videos import Videos, check_scenes_are_played, write_filmstrip, write_video
+from rllib_vla.evaluation.videos import Videos, check_scenes_are_played, episode_name, write_filmstrip, write_video
 
 
 class EvaluationError(RuntimeError):
@@ -160,7 +160,7 @@ def _choose(
 
 def _video_path(folder: Path, trajectory: EvaluationTrajectory, success: bool) -> Path:
     scene, outcome = trajectory.scene, "success" if success else "failure"
-    return folder / f"{scene.task}_{scene.split}_{scene.index:02d}_{trajectory.repeat}_{outcome}.mp4"
+    return folder / f"{episode_name(scene.task, scene.split, scene.index, trajectory.repeat)}_{outcome}.mp4"
 
 
 def _write_recording(folder: Path, trajectory: EvaluationTrajectory) -> None:

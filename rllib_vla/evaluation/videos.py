@@ -40,6 +40,11 @@ def check_scenes_are_played(videos: Videos, scene_indices: Iterable[int]) -> Non
         raise ValueError(f"scene {missing[0]} cannot be recorded: it is not played, the last one is {max(played)}")
 
 
+def episode_name(task: str, split: str, scene_index: int, repeat: int) -> str:
+    """Returns what the files of a recorded episode are called, up to its outcome."""
+    return f"{task}_{split}_{scene_index:02d}_{repeat}"
+
+
 def write_video(path: str | Path, frames: Sequence[np.ndarray], *, fps: float = 20.0) -> Path:
     """Writes an H.264 mp4 in 4:2:0 (the only chroma format that browsers and phones all play).
 

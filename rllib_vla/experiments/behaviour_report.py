@@ -10,7 +10,7 @@ import numpy as np
 from rllib_vla.evaluation.comparison import Count, distinct, success_estimate
 from rllib_vla.evaluation.object_motion import TRANSPORTS
 from rllib_vla.evaluation.report import EpisodeResult, EvaluationReport, SuccessSummary
-from rllib_vla.evaluation.videos import read_video, write_filmstrip, write_video
+from rllib_vla.evaluation.videos import episode_name, read_video, write_filmstrip, write_video
 from rllib_vla.experiments import figures, findings
 from rllib_vla.experiments.results import RunResults, of_each
 from rllib_vla.reporting.page import Clip, Section, figure_section
@@ -24,6 +24,7 @@ def behaviour_sections(run: RunResults, out: Path) -> list[Section]:
     clips = _side_by_side(run, out)
     if clips:
         text = f"The same scenes: left “{run.report.before}”, right “{run.report.after}”."
+        text += " Those where success came in another way stand first." if sections else ""
         sections.append(Section("Before and after", text, clips=clips))
     return sections
 
@@ -89,21 +90,36 @@ def _side_by_side(run: RunResults, out: Path) -> list[Clip]:
     """Puts videos of the same scene before and after reinforcement learning beside each other."""
     clips: list[Clip] = []
     for arm, label in run.arms.items():
-        folders = []
+        folders, ways = [], []
         for stage in (run.report.before, run.report.after):
             node = run.node(arm, run.seeds[0], stage) if stage else None
+            report = run.evaluation(arm, run.seeds[0], stage) if stage else None
             folders.append({} if node is None else _videos_by_scene(run.folder(node) / "videos"))
-        for scene in [scene for scene in folders[0] if scene in folders[1]][: max(1, _MAX_CLIPS // len(run.arms))]:
+            ways.append({} if report is None else _ways_by_scene(report))
+        scenes = [scene for scene in folders[0] if scene in folders[1]]
+        scenes.sort(key=lambda scene: ways[0].get(scene) == ways[1].get(scene) or not all(scene in w for w in ways))
+        for scene in scenes[: max(1, _MAX_CLIPS // len(run.arms))]:
             videos = [folder[scene] for folder in folders]
             path = out / "report_files" / f"before_after_{arm}_{scene}.mp4"
             (left, fps), (right, _) = map(read_video, videos)
             frames = _joined(left, right)
             write_filmstrip(path.with_suffix(".png"), frames)
             write_video(path, frames, fps=fps)
-            outcomes = " → ".join(video.stem.rsplit("_", 1)[1] for video in videos)
+            outcomes = " → ".join(
+                video.stem.rsplit("_", 1)[1] + (f" ({way[scene]})" if scene in way else "")
+                for video, way in zip(videos, ways, strict=True)
+            )
             caption = f"{scene.replace('_', ' ')}: {outcomes}" + (f" ({label})" if len(run.arms) > 1 else "")
             clips.append(Clip(caption, path.with_suffix(".png"), path))
     return clips
+
+
+def _ways_by_scene(report: EvaluationReport) -> dict[str, str]:
+    """Returns scene and repeat -> how the object was moved, of successful episodes."""
+    return {
+        episode_name(e.task, report.split, e.scene_index, e.repeat): e.motion.transport
+        for e in _successful(report) or ()
+    }
 
 
 def _videos_by_scene(folder: Path) -> dict[str, Path]:

@@ -99,17 +99,29 @@ def test_behaviour_shift_with_videos_side_by_side(spec, made_up):
     after = run.evaluate("paper", 0, "after", {"go_left": 30}, of=40, motions=[CARRIED, PUSHED])
     for folder, outcome, length, value in ((before, "failure", 3, 0), (after, "success", 5, 200)):
         frames = [np.full((32, 32, 3), value, np.uint8)] * length
-        write_video(folder / "videos" / f"go_left_eval_00_0_{outcome}.mp4", frames)
+        write_video(folder / "videos" / f"go_left_eval_25_0_{outcome}.mp4", frames)
     page = report_of(run)
     assert "| the paper's | before | 20 | 16 | 0 | 4 | 0 | 0 | 20.0 (8.1 to 41.6) | 80 |" in page
     assert "| the paper's | after | 30 | 15 | 0 | 15 | 0 | 0 | 50.0 (33.2 to 66.8) | 50 |" in page
     assert "the share of pushed objects changes by +30.0 percentage points" in page
-    assert "go left eval 00 0: failure → success" in page
+    assert "go left eval 25 0: failure → success (pushed)" in page
     (video,) = (run.directory / "out" / "report_files").glob("*.mp4")
     frames, fps = read_video(video)
     assert fps == 20
     assert (len(frames), frames[0].shape) == (5, (32, 64, 3))
     assert frames[-1][:, :28].mean() < 20 < 180 < frames[-1][:, 36:].mean()
+
+
+def test_scenes_where_success_came_in_another_way_stand_first(spec, made_up):
+    run = made_up(spec, (0,))
+    for stage, motions in (("before", [CARRIED]), ("after", [CARRIED] * 7 + [PUSHED])):
+        folder = run.evaluate("paper", 0, stage, {"go_left": 8}, of=9, motions=motions)
+        for i in range(9):
+            outcome = "success" if i < 8 else "failure"
+            write_video(folder / "videos" / f"go_left_eval_{i:02d}_0_{outcome}.mp4", [np.zeros((32, 32, 3), np.uint8)])
+    page = report_of(run)
+    first = page.index("go left eval 07 0: success (carried) → success (pushed)")
+    assert first < page.index("go left eval 00 0: success (carried) → success (carried)")
 
 
 def test_videos_side_by_side_where_no_motion_was_recorded(spec, made_up):
