@@ -103,7 +103,7 @@ def evaluate(
                 target,
                 console,
                 suite=suite,
-                tasks=None if tasks is None else tuple(name.strip() for name in tasks.split(",")),
+                tasks=None if tasks is None else tuple(options.parse_names(tasks)),
                 split=split,
                 num_scenes=num_scenes,
                 repeats=repeats,

@@ -63,10 +63,11 @@ def run(
         if name is not None:
             spec = dataclasses.replace(spec, name=name)
         if arms is not None:
-            spec = spec.with_arms(_names(arms))
+            spec = spec.with_arms(options.parse_names(arms))
         plan = make_plan(spec, spec.seeds if seeds is None else _parse_seeds(seeds))
         directory = Path(storage_path) / spec.name
-        others = [] if reuse is None else [_other_run(Path(storage_path) / other) for other in _names(reuse)]
+        names = [] if reuse is None else options.parse_names(reuse)
+        others = [_other_run(Path(storage_path) / other) for other in names]
         console = make_console()
         if dry_run:
             _show(plan, directory, others)
@@ -141,10 +142,6 @@ def _show(plan, directory: Path, others: Sequence[Path]) -> None:
     console.print(table)
     count = f"{len(plan.nodes)} stage{'s' * (len(plan.nodes) != 1)}"
     console.print(f"{count} in {readable_path(directory)}, no problem found", highlight=False)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
 
 
 def _other_run(directory: Path) -> Path:

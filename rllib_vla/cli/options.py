@@ -59,6 +59,11 @@ LocalDir = Annotated[str | None, typer.Option(hidden=True)]
 UploadDir = Annotated[str | None, typer.Option(hidden=True)]
 
 
+def parse_names(text: str) -> list[str]:
+    """Reads comma-separated names."""
+    return [name.strip() for name in text.split(",")]
+
+
 def parse_mapping(text: str, option: str) -> dict[str, Any]:
     """Reads a JSON or YAML mapping from the command line.
 

@@ -86,45 +86,59 @@ def _shift_text(run: RunResults, pushed: dict[tuple[str, str], dict[int, Count]]
     return "".join(parts)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Recording:
+    """A recorded episode.
+
+    Attributes:
+        video: Its file.
+        way: How the object was moved; None for failures and where motion was not recorded.
+    """
+
+    video: Path
+    way: str | None
+
+    @property
+    def outcome(self) -> str:
+        """What the caption says of it."""
+        outcome = self.video.stem.rsplit("_", 1)[1]
+        return outcome if self.way is None else f"{outcome} ({self.way})"
+
+
 def _side_by_side(run: RunResults, out: Path) -> list[Clip]:
     """Puts videos of the same scene before and after reinforcement learning beside each other."""
     clips: list[Clip] = []
+    most = max(1, _MAX_CLIPS // len(run.arms))
     for arm, label in run.arms.items():
-        folders, ways = [], []
-        for stage in (run.report.before, run.report.after):
-            node = run.node(arm, run.seeds[0], stage) if stage else None
-            report = run.evaluation(arm, run.seeds[0], stage) if stage else None
-            folders.append({} if node is None else _videos_by_scene(run.folder(node) / "videos"))
-            ways.append({} if report is None else _ways_by_scene(report))
-        scenes = [scene for scene in folders[0] if scene in folders[1]]
-        scenes.sort(key=lambda scene: ways[0].get(scene) == ways[1].get(scene) or not all(scene in w for w in ways))
-        for scene in scenes[: max(1, _MAX_CLIPS // len(run.arms))]:
-            videos = [folder[scene] for folder in folders]
+        before, after = (_recordings(run, arm, stage) for stage in (run.report.before, run.report.after))
+        pairs = {scene: (before[scene], after[scene]) for scene in before if scene in after}
+        for scene in sorted(pairs, key=lambda scene: not _came_another_way(*pairs[scene]))[:most]:
             path = out / "report_files" / f"before_after_{arm}_{scene}.mp4"
-            (left, fps), (right, _) = map(read_video, videos)
+            (left, fps), (right, _) = (read_video(recording.video) for recording in pairs[scene])
             frames = _joined(left, right)
             write_filmstrip(path.with_suffix(".png"), frames)
             write_video(path, frames, fps=fps)
-            outcomes = " → ".join(
-                video.stem.rsplit("_", 1)[1] + (f" ({way[scene]})" if scene in way else "")
-                for video, way in zip(videos, ways, strict=True)
-            )
+            outcomes = " → ".join(recording.outcome for recording in pairs[scene])
             caption = f"{scene.replace('_', ' ')}: {outcomes}" + (f" ({label})" if len(run.arms) > 1 else "")
             clips.append(Clip(caption, path.with_suffix(".png"), path))
     return clips
 
 
-def _ways_by_scene(report: EvaluationReport) -> dict[str, str]:
-    """Returns scene and repeat -> how the object was moved, of successful episodes."""
-    return {
-        episode_name(e.task, report.split, e.scene_index, e.repeat): e.motion.transport
-        for e in _successful(report) or ()
-    }
+def _came_another_way(before: _Recording, after: _Recording) -> bool:
+    return None not in (before.way, after.way) and before.way != after.way
 
 
-def _videos_by_scene(folder: Path) -> dict[str, Path]:
-    """Returns scene and repeat -> video; names end in the outcome."""
-    return {path.stem.rsplit("_", 1)[0]: path for path in sorted(folder.glob("*.mp4"))}
+def _recordings(run: RunResults, arm: str, stage: str | None) -> dict[str, _Recording]:
+    """Returns scene and repeat -> recording of an arm's first seed; names of videos end in the outcome."""
+    node = None if stage is None else run.node(arm, run.seeds[0], stage)
+    if node is None:
+        return {}
+    report = run.evaluation(arm, run.seeds[0], node.stage)
+    won = [] if report is None else _successful(report) or []
+    ways = {episode_name(e.task, report.split, e.scene_index, e.repeat): e.motion.transport for e in won}
+    videos = sorted((run.folder(node) / "videos").glob("*.mp4"))
+    scenes = [video.stem.rsplit("_", 1)[0] for video in videos]
+    return {scene: _Recording(video, ways.get(scene)) for scene, video in zip(scenes, videos, strict=True)}
 
 
 def _joined(left: list[np.ndarray], right: list[np.ndarray]) -> list[np.ndarray]:
