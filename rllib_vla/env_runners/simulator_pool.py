@@ -151,6 +151,13 @@ class InProcessSimulatorPool:
         self._simulator.close()
 
 
+def _unless_restarted(outcome: Completed, failure: BaseException | None) -> Completed:
+    """A lane whose simulator failed beside it cannot go on: the new one does not know its trajectories."""
+    if failure is None or outcome.error is not None or all(reply.done for reply in outcome.replies):
+        return outcome
+    return Completed(outcome.lane, error=failure)
+
+
 class ActorSimulatorPool:
     """Simulators in Ray actors, one process each.
 
@@ -192,7 +199,6 @@ class ActorSimulatorPool:
             scheduling_strategy=strategy_of(index)
         ).remote(suite, env_config, _render_share(first_number + index))
         self._actors = [self._make_actor(index) for index in range(num_simulators)]
-        self._num_restarts = [0] * num_simulators
         if timeout_s is None:
             timeout_s = TIMEOUT_S if supports_snapshots(suite) else TIMEOUT_WITHOUT_SNAPSHOTS_S
         self._timeout_s = timeout_s
@@ -226,11 +232,11 @@ class ActorSimulatorPool:
             ready, _ = ray.wait(refs, num_returns=1, timeout=timeout)
             if ready:
                 ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
-            restarts_before = list(self._num_restarts)
             completed = [outcome for ref in ready for outcome in self._collect(ref)]
             completed += self._collect_overdue()
             if completed:
-                return [self._unless_restarted(outcome, restarts_before) for outcome in completed]
+                failures = {o.lane.simulator_index: o.error for o in completed if o.error is not None}
+                return [_unless_restarted(outcome, failures.get(outcome.lane.simulator_index)) for outcome in completed]
         return []
 
     def drain(self) -> None:
@@ -258,14 +264,6 @@ class ActorSimulatorPool:
         if any(reply.num_control_steps for reply in replies):  # starting a scene proves little: steps may still fail
             self._consecutive_failures = 0
         return [Completed(lane, replies)]
-
-    def _unless_restarted(self, outcome: Completed, restarts_before: list[int]) -> Completed:
-        """A lane whose simulator was restarted beside it cannot go on: the new one does not know its trajectories."""
-        simulator = outcome.lane.simulator_index
-        was_restarted = self._num_restarts[simulator] > restarts_before[simulator]
-        if outcome.error is not None or not was_restarted or all(reply.done for reply in outcome.replies):
-            return outcome
-        return Completed(outcome.lane, error=SimulatorError(f"simulator {simulator} failed in another lane"))
 
     def _deadlines(self) -> dict[int, float]:
         """Returns when the oldest call of each busy simulator has to be answered; its others wait behind it."""
@@ -297,7 +295,6 @@ class ActorSimulatorPool:
                 f"The last one: {cause}"
             ) from error
         self._actors[simulator] = self._make_actor(simulator)
-        self._num_restarts[simulator] += 1
         self._answered = {lane for lane in self._answered if lane.simulator_index != simulator}
         lost = [ref for ref, (lane, _) in self._in_flight.items() if lane.simulator_index == simulator]
         failure = SimulatorError(f"simulator {simulator} failed: {cause}")

@@ -10,6 +10,7 @@ import ray
 
 import envs
 from rllib_vla.env_runners.rollout import play
+from rllib_vla.env_runners.simulator import Request
 from rllib_vla.env_runners.simulator_pool import (
     ActorSimulatorPool,
     AllSimulatorsFailedError,
@@ -98,6 +99,26 @@ def test_a_broken_scene_costs_the_trajectories_beside_it(make_pool, fault, messa
             assert_complete(trajectory)
     again = outcomes(pool, [SCENES[0]] * 8)  # the restarted simulator works
     assert all(t.error is None for t in again)
+
+
+def test_an_answer_beside_a_failure_tells_the_cause(make_pool):
+    """Both lanes of one simulator are ready at once: an answer to go on from, which is of no use, and a failure."""
+    pool = make_pool({"fault": "raise", "fault_scene": 3}, num_simulators=1)
+    broken, beside = pool.lanes
+    chunk = act([None])[0]
+    for scene, lane in ((SCENES[3], broken), (SCENES[0], beside)):
+        pool.submit(lane, [Request(lane.slots[0], scene=scene)])
+    while pool._in_flight:
+        pool.wait()
+    pool.submit(beside, [Request(beside.slots[0], chunk=chunk)])
+    pool.submit(broken, [Request(broken.slots[0], chunk=chunk)])
+    refs = list(pool._in_flight)
+    assert len(ray.wait(refs, num_returns=2, timeout=60)[0]) == 2
+    completed = pool.wait()
+    assert {outcome.lane for outcome in completed} == {broken, beside}
+    for outcome in completed:
+        assert isinstance(outcome.error, SimulatorError)
+        assert "the toy simulator broke" in str(outcome.error)
 
 
 def test_a_killed_actor_is_replaced(make_pool):
