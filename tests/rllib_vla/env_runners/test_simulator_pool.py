@@ -1,7 +1,6 @@
 """Simulator actors that are killed, hang or raise. The toy simulator fails on scenes with a chosen index."""
 
 import re
-import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +9,6 @@ import ray
 
 import envs
 from rllib_vla.env_runners.rollout import play
-from rllib_vla.env_runners.simulator import Request
 from rllib_vla.env_runners.simulator_pool import (
     ActorSimulatorPool,
     AllSimulatorsFailedError,
@@ -101,26 +99,6 @@ def test_a_broken_scene_costs_the_trajectories_beside_it(make_pool, fault, messa
     assert all(t.error is None for t in again)
 
 
-def test_an_answer_beside_a_failure_tells_the_cause(make_pool):
-    """Both lanes of one simulator are ready at once: an answer to go on from, which is of no use, and a failure."""
-    pool = make_pool({"fault": "raise", "fault_scene": 3}, num_simulators=1)
-    broken, beside = pool.lanes
-    chunk = act([None])[0]
-    for scene, lane in ((SCENES[3], broken), (SCENES[0], beside)):
-        pool.submit(lane, [Request(lane.slots[0], scene=scene)])
-    while pool._in_flight:
-        pool.wait()
-    pool.submit(beside, [Request(beside.slots[0], chunk=chunk)])
-    pool.submit(broken, [Request(broken.slots[0], chunk=chunk)])
-    refs = list(pool._in_flight)
-    assert len(ray.wait(refs, num_returns=2, timeout=60)[0]) == 2
-    completed = pool.wait()
-    assert {outcome.lane for outcome in completed} == {broken, beside}
-    for outcome in completed:
-        assert isinstance(outcome.error, SimulatorError)
-        assert "the toy simulator broke" in str(outcome.error)
-
-
 def test_a_killed_actor_is_replaced(make_pool):
     pool = make_pool()
     outcomes(pool, SCENES[:2])
@@ -153,9 +131,8 @@ def test_drain_forgets_outstanding_calls(make_pool):
     player = play(pool, [Trajectory(scene) for scene in SCENES], act)
     next(player)
     player.close()
-    start = time.monotonic()
+    assert not pool._in_flight
     assert pool.wait() == []
-    assert time.monotonic() - start < 1
     assert all(t.error is None for t in outcomes(pool, SCENES))
 
 
