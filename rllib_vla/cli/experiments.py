@@ -123,20 +123,15 @@ def _write_report(directory: Path, out: Path | None = None) -> None:
 
 
 def _show(plan, directory: Path, others: Sequence[Path]) -> None:
-    from rllib_vla.experiments.engine import describe, find_finished, is_finished
+    from rllib_vla.experiments.engine import describe, find_finished, is_finished, stage_state
 
     table = Table("stage", "kind", "needs", "directory", "state", title_justify="left")
     for node in plan.nodes.values():
         made = [plan.nodes[digest].folder_name for digest in node.inputs.values()]
         needs = [*made, *(readable_path(Path(path)) if "/" in path else path for path in node.paths.values())]
         folder = directory / node.folder_name
-        elsewhere = find_finished(node, others)
-        if is_finished(folder):
-            state = "finished"
-        elif elsewhere is not None:
-            state = f"in {elsewhere.parent.name}"
-        else:
-            state = "begun" if folder.is_dir() else "to do"
+        elsewhere = None if is_finished(folder) else find_finished(node, others)
+        state = stage_state(folder) if elsewhere is None else f"in {elsewhere.parent.name}"
         table.add_row(describe(node, plan), node.kind.name, ", ".join(needs), node.folder_name, state)
     console = make_console()
     console.print(table)

@@ -48,6 +48,13 @@ def is_finished(folder: Path) -> bool:
     return (folder / FINISHED_FILE).is_file()
 
 
+def stage_state(folder: Path) -> str:
+    """Returns ``finished``, ``begun`` or ``to do`` for the stage in a directory."""
+    if is_finished(folder):
+        return "finished"
+    return "begun" if folder.is_dir() else "to do"
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a file that is complete or not there at all."""
     write_text_atomically(path, json.dumps(content, indent=1, default=str))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from rllib_vla.evaluation.comparison import Count, distinct
 from rllib_vla.evaluation.report import EvaluationReport, SuccessSummary
-from rllib_vla.experiments.engine import FINISHED_FILE, PLAN_FILE, is_finished
+from rllib_vla.experiments.engine import FINISHED_FILE, PLAN_FILE, is_finished, stage_state
 from rllib_vla.experiments.kinds.grpo import TRAINING_FOLDER
 from rllib_vla.experiments.plan import Node, Plan
 from rllib_vla.experiments.spec import ReportSpec
@@ -110,10 +110,8 @@ class RunResults:
         states = []
         for node in self.plan.nodes.values():
             folder = self.folder(node)
-            if is_finished(folder):
-                states.append((node, "finished", json.loads((folder / FINISHED_FILE).read_text())["seconds"]))
-            else:
-                states.append((node, "begun" if folder.is_dir() else "to do", None))
+            seconds = json.loads((folder / FINISHED_FILE).read_text())["seconds"] if is_finished(folder) else None
+            states.append((node, stage_state(folder), seconds))
         return states
 
 
