@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 
 import pytest
 import ray
@@ -11,6 +10,7 @@ import ray
 import envs
 from rllib_vla import metrics as names
 from rllib_vla.env_runners.group import GroupRequest
+from tests.processes import is_running, wait_until
 from tests.rllib_vla.toy import SUITE, make_runner, toy_config
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -18,21 +18,6 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 def process_ids(runner) -> list[int]:
     return ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in runner.pool._actors])
-
-
-def is_running(process_id: int) -> bool:
-    try:
-        with open(f"/proc/{process_id}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
-
-
-def wait_until(condition, seconds) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return bool(condition())
 
 
 def sample_and_hit(runner, scenes, sent_signal, group_size=2):

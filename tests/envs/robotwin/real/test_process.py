@@ -17,6 +17,7 @@ from envs.robotwin.real.process import (
     SimulatorRefusedError,
 )
 from envs.robotwin.real.robotwin_child.protocol import VERSION, Message
+from tests.processes import is_running, wait_until
 
 FAKE = [sys.executable, str(Path(__file__).with_name("fake_child.py"))]
 PATIENCE_S = 300.0  # for a machine with other things to do
@@ -72,14 +73,6 @@ def test_death_is_noticed_at_once(child, how, status):
         child.request(Message("echo"), PATIENCE_S)
 
 
-def has_ended(stat: Path) -> bool:
-    """Whether the process of ``/proc/<pid>/stat`` is gone, or only waits to be reaped."""
-    try:
-        return stat.read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
 def test_what_a_dead_process_started_goes_with_it_and_holds_nobody_up(tmp_path):
     """Its own child keeps the standard error open, on which nobody may wait then."""
     code = (
@@ -93,11 +86,9 @@ def test_what_a_dead_process_started_goes_with_it_and_holds_nobody_up(tmp_path):
     with pytest.raises(SimulatorDiedError, match="exit status 3"):
         child.request(Message("start"), PATIENCE_S)
     assert time.monotonic() - started < PATIENCE_S / 2
-    grandchild = Path("/proc", (tmp_path / "pid").read_text(), "stat")
-    deadline = started + PATIENCE_S / 2
-    while not has_ended(grandchild) and time.monotonic() < deadline:  # the kernel ends it when it finds the time
-        time.sleep(0.01)
-    assert has_ended(grandchild)
+    grandchild = int((tmp_path / "pid").read_text())
+    time_left_s = started + PATIENCE_S / 2 - time.monotonic()
+    assert wait_until(lambda: not is_running(grandchild), time_left_s)  # the kernel ends it when it finds the time
 
 
 def test_a_hanging_process_says_where_and_is_ended(child):
