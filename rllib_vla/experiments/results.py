@@ -110,8 +110,9 @@ class RunResults:
         states = []
         for node in self.plan.nodes.values():
             folder = self.folder(node)
-            seconds = json.loads((folder / FINISHED_FILE).read_text())["seconds"] if is_finished(folder) else None
-            states.append((node, stage_state(folder), seconds))
+            state = stage_state(folder)
+            seconds = json.loads((folder / FINISHED_FILE).read_text())["seconds"] if state == "finished" else None
+            states.append((node, state, seconds))
         return states
 
 
