@@ -45,7 +45,7 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
   if ! "$python" -c 'import ensurepip' 2>/dev/null; then
     need_packages python3.11-venv
   fi
-  echo "Setting up $venv (about 1.5 minutes with a warm package cache; downloads about 1 GB without)"
+  echo "Setting up $venv (2 to 3 minutes with a warm package cache; downloads about 1 GB without)"
   "$python" -m venv "$venv"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements.txt
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-libero.txt
